@@ -44,10 +44,9 @@ pub(super) fn document() -> Value {
             post(method.name(), schemas::summary(method), &request, &answer),
         );
     }
-    let batch = "Carries out several commands and answers each in its place.";
+    let batch = "Carries out several commands. The replies are in the order of the commands.";
     paths.insert("/api/batch".to_owned(), post("batch", batch, &schemas::batch(), &schemas::replies()));
-    let reload =
-        "Has the node that is asked read its configuration again: all of it that can change, or nothing.";
+    let reload = "Reloads the configuration of the node that receives the request: all changes, or none if there is an error.";
     let answer = json!({ "oneOf": [object("result", schemas::reloaded()), reference("ErrorAnswer")] });
     paths.insert("/api/reload".to_owned(), post("reload", reload, &json!({ "type": "object" }), &answer));
     let document = json!({
@@ -55,7 +54,7 @@ pub(super) fn document() -> Value {
         "info": {
             "title": "Tidegate server API",
             "version": crate::VERSION,
-            "description": "What an application's back end asks of the gateway. A field that is null counts as missing; fields that are not known are passed over.",
+            "description": "Commands of an application's backend to the gateway. A field that is null counts as missing. Unknown fields are ignored.",
         },
         "security": [{ "header": [] }, { "authorization": [] }, { "query": [] }],
         "paths": paths,
@@ -89,24 +88,24 @@ fn post(name: &str, summary: &str, request: &Value, answer: &Value) -> Value {
         "summary": summary,
         "parameters": [{
             "name": "X-Centrifugo-Error-Mode", "in": "header", "required": false,
-            "description": "With `transport` an error is the whole body, under the status that fits: 404 for 102 and 104, 400 for 107 and 108, 416 for 112, 500 for 100.",
+            "description": "With `transport`, the body of an error is the error alone, with a status that depends on the code: 404 for 102 and 104, 400 for 107 and 108, 416 for 112, 500 for 100.",
             "schema": { "type": "string" },
         }],
         "requestBody": { "required": true, "content": { "application/json": { "schema": request } } },
         "responses": {
             "200": {
-                "description": "It was understood: done, or refused with an error.",
+                "description": "The command was carried out, or refused with an error.",
                 "content": { "application/json": { "schema": answer } },
             },
-            "400": error("The body cannot be read, or in transport mode: something in it is wrong."),
-            "401": error("No key, or a wrong one."),
-            "404": error("In transport mode: there is no such namespace or method."),
+            "400": error("The body cannot be read. In transport mode: the request is invalid."),
+            "401": error("The API key is missing or wrong."),
+            "404": error("In transport mode: the namespace or the method does not exist."),
             "408": error("The body did not arrive in time."),
             "413": error("The body is too long."),
             "415": error("The body is compressed."),
-            "416": error("In transport mode: history is asked for since a position of another epoch."),
-            "500": error("In transport mode: the gateway could not do it."),
-            "503": error("Too many requests are being served, or the node is stopping: nothing was done."),
+            "416": error("In transport mode: the requested position is of another epoch."),
+            "500": error("In transport mode: the gateway could not carry out the command."),
+            "503": error("The node serves too many requests or is stopping. Nothing was carried out."),
         },
     } })
 }

@@ -10,9 +10,9 @@ pub(super) fn request(method: Method) -> Value {
         Method::Closes => fields(
             &[],
             [
-                ("user", text("Only those of this user.", USERS)),
-                ("client", text("Only this one.", CLIENTS)),
-                ("limit", count("The most of the answer. 0: as many as allowed.")),
+                ("user", text("Only clients of this user.", USERS)),
+                ("client", text("Only this client.", CLIENTS)),
+                ("limit", count("The maximum number of entries. 0: as many as allowed.")),
             ],
         ),
         Method::Explain => fields(
@@ -20,22 +20,22 @@ pub(super) fn request(method: Method) -> Value {
             [
                 ("client", text("The client.", CLIENTS)),
                 ("channel", channel()),
-                ("offset", count64("Of the publication. 0: of any.")),
-                ("epoch", text("Of the publication. Empty: that of the channel.", &["", "x"])),
+                ("offset", count64("Offset of the publication. 0: any publication.")),
+                ("epoch", text("Epoch of the publication. Empty: the channel's current epoch.", &["", "x"])),
             ],
         ),
         Method::Shed => fields(
             &[],
             [
                 ("node", text("The uid or the name of one node. Empty: all of them.", &["", "nobody"])),
-                ("over_s", count("Over how many seconds, at least. 0: as the node's `balance.over_s` says.")),
+                ("over_s", count("The minimum duration in seconds. 0: the node's `balance.over_s`.")),
                 (
                     "tolerance_percent",
                     count(
-                        "Nothing is done unless a node has more than this above the mean. 0: `balance.tolerance_percent`.",
+                        "A node closes clients only if it exceeds the mean by more than this. 0: `balance.tolerance_percent`.",
                     ),
                 ),
-                ("stop", flag("Close no more of them.")),
+                ("stop", flag("Stops closing clients.")),
             ],
         ),
         _ => fields(&["client"], [("client", text("The client.", CLIENTS))]),
@@ -45,12 +45,12 @@ pub(super) fn request(method: Method) -> Value {
 pub(super) fn result(method: Method) -> Value {
     let missing = || {
         let names = json!({ "type": "array", "items": plain() });
-        ("missing_nodes", described(names, "Nodes that have not answered."))
+        ("missing_nodes", described(names, "Names of nodes that did not answer."))
     };
     match method {
         Method::Closes => {
             let closes = json!({ "type": "array", "items": close() });
-            fields(&["closes"], [("closes", described(closes, "The latest first.")), missing()])
+            fields(&["closes"], [("closes", described(closes, "Latest first.")), missing()])
         }
         Method::Explain => {
             let finding =
@@ -65,7 +65,7 @@ pub(super) fn result(method: Method) -> Value {
         }
         _ => {
             let connection = json!({ "oneOf": [connection(), { "type": "null" }] });
-            let connection = described(connection, "null: no node that has answered has this client.");
+            let connection = described(connection, "null: no node that answered has this client.");
             fields(&["connection"], [("connection", connection), missing()])
         }
     }
@@ -82,8 +82,8 @@ fn connection() -> Value {
             ("protocol", plain()),
             ("uptime", described(number(), "In seconds.")),
             ("num_channels", number()),
-            ("outbox_bytes", described(number(), "What waits to be written to its socket.")),
-            ("stalled_ms", described(number(), "For how long the socket has taken nothing of that.")),
+            ("outbox_bytes", described(number(), "Bytes that wait to be written to its socket.")),
+            ("stalled_ms", described(number(), "Milliseconds since the socket last accepted any of them.")),
             ("subscriptions", json!({ "type": "array", "items": subscription() })),
         ],
     )
@@ -97,11 +97,14 @@ fn shed() -> Value {
             ("uid", plain()),
             ("name", plain()),
             ("state", json!({ "type": "string", "enum": states })),
-            ("before", described(number(), "The node's clients when it began.")),
-            ("mean", described(number(), "Of all nodes, rounded up. 0: it was not asked for.")),
+            ("before", described(number(), "The node's clients at the beginning.")),
+            (
+                "mean",
+                described(number(), "Mean number of clients over all nodes, rounded up. 0: not determined."),
+            ),
             ("to_close", number()),
-            ("closed", described(number(), "Of these.")),
-            ("over_ms", described(number(), "How long it takes, all in all.")),
+            ("closed", described(number(), "The number of clients closed so far.")),
+            ("over_ms", described(number(), "The total duration in milliseconds.")),
         ],
     )
 }
@@ -113,10 +116,13 @@ fn subscription() -> Value {
         [
             ("channel", plain()),
             ("stage", json!({ "type": "string", "enum": ["live", "joining", "ahead", "insufficient"] })),
-            ("positioned", flag("It follows the stream, and is told of gaps.")),
-            ("newest", flag("It is sent the newest value of each key.")),
-            ("filtered", flag("It has a filter.")),
-            ("offset", described(number(), "Up to where everything was handed to it.")),
+            ("positioned", flag("The subscription follows the stream and detects gaps.")),
+            ("newest", flag("The client gets only the newest value of each key.")),
+            ("filtered", flag("The subscription has a filter.")),
+            (
+                "offset",
+                described(number(), "The offset up to which all publications were passed to the client."),
+            ),
             ("epoch", plain()),
         ],
     )
@@ -130,10 +136,10 @@ fn close() -> Value {
             ("user", plain()),
             ("node", plain()),
             ("protocol", plain()),
-            ("code", described(number(), "3000: it has gone by itself, or was lost.")),
+            ("code", described(number(), "3000: the client closed the connection, or it was lost.")),
             ("reason", plain()),
             ("time", described(number(), "In milliseconds since 1970.")),
-            ("lived", described(number(), "How long it was there, in seconds.")),
+            ("lived", described(number(), "How long the client was connected, in seconds.")),
         ],
     )
 }

@@ -8,36 +8,36 @@ use crate::api::api_request::Method;
 pub(super) fn summary(method: Method) -> &'static str {
     match method {
         Method::Publish => "Publishes to a channel.",
-        Method::Broadcast => "Publishes the same to several channels.",
-        Method::History => "Reads what a channel keeps.",
-        Method::HistoryRemove => "Forgets what a channel keeps. Offsets go on.",
-        Method::Presence => "Tells who is subscribed to a channel.",
-        Method::PresenceStats => "Tells how many are subscribed to a channel.",
+        Method::Broadcast => "Publishes the same data to several channels.",
+        Method::History => "Reads the history of a channel.",
+        Method::HistoryRemove => "Removes the history of a channel. Offsets continue.",
+        Method::Presence => "Lists the clients that are subscribed to a channel.",
+        Method::PresenceStats => "Counts the clients and users that are subscribed to a channel.",
         Method::Channels => "Lists the channels that have subscribers, by name.",
         Method::Connections => "Lists the clients that are connected.",
-        Method::Inspect => "Tells all that is known of a client that is connected.",
-        Method::Closes => "Lists clients that were closed lately, and why.",
-        Method::Explain => "Tells why a client did, or did not, get a publication.",
-        Method::Info => "Tells of all nodes.",
+        Method::Inspect => "Reports all details of a connected client.",
+        Method::Closes => "Lists recently closed clients and the reasons.",
+        Method::Explain => "Explains why a client did or did not receive a publication.",
+        Method::Info => "Lists all nodes.",
         Method::Shed => {
-            "Has nodes close the clients they have above the mean, so that these come back to others."
+            "Makes nodes close their clients above the mean, which then reconnect to other nodes."
         }
         Method::Disconnect => "Closes the connections of a user or a client.",
         Method::Unsubscribe => "Ends the subscriptions of a user or a client to a channel.",
-        Method::Subscribe => "Makes subscribers of the clients of a user, or of one client.",
-        Method::Refresh => "Says how long connections are good for.",
+        Method::Subscribe => "Subscribes the clients of a user, or one client, to a channel.",
+        Method::Refresh => "Changes when the connections of a user or a client expire.",
         Method::MapPublish => "Sets a key of a channel that keeps state by key.",
-        Method::MapRemove => "Removes such a key.",
+        Method::MapRemove => "Removes a key of a channel that keeps state by key.",
         Method::MapReadState => "Reads the keys of a channel, page by page.",
-        Method::MapReadStream => "Reads the changes that such a channel keeps.",
-        Method::MapStats => "Tells how many keys there are.",
-        Method::MapClear => "Forgets all keys and changes of a channel.",
+        Method::MapReadStream => "Reads the stored changes of a channel that keeps state by key.",
+        Method::MapStats => "Counts the keys of a channel.",
+        Method::MapClear => "Removes all keys and changes of a channel.",
         Method::SharedPollPublish => "Publishes newer content of a key of a polled channel.",
         Method::SocketioEmit => "Sends an event to clients of Socket.IO.",
-        Method::SocketioAsk => "Sends an event to clients of Socket.IO, and answers what they say to it.",
-        Method::SocketioJoin => "Has clients of Socket.IO come into rooms.",
-        Method::SocketioLeave => "Has clients of Socket.IO leave rooms.",
-        Method::SocketioDisconnect => "Puts clients of Socket.IO out.",
+        Method::SocketioAsk => "Sends an event to clients of Socket.IO and returns their acknowledgements.",
+        Method::SocketioJoin => "Makes clients of Socket.IO join rooms.",
+        Method::SocketioLeave => "Makes clients of Socket.IO leave rooms.",
+        Method::SocketioDisconnect => "Disconnects clients of Socket.IO.",
         Method::SocketioSockets => "Lists clients of Socket.IO, and the rooms they are in.",
         Method::Rpc => {
             "Calls a method of the application's own server, as clients do. Without a hook for calls: error 104."
@@ -72,21 +72,26 @@ pub(super) fn request(method: Method) -> Value {
             [
                 ("channel", channel()),
                 ("key", key()),
-                ("data", json!({ "description": "Any JSON. Without it the key stands for itself." })),
+                ("data", json!({ "description": "Any JSON. Without it, the key has no data." })),
                 ("b64data", text("In place of `data`: bytes in base64.", &["", "AP8=", "e30=", "?"])),
                 ("tags", json!({ "type": ["object", "null"], "additionalProperties": { "type": "string" } })),
-                ("idempotency_key", text("A second change with it is not made for some time.", &["", "k"])),
-                ("delta", flag("Subscribers that have agreed to it may be sent what has changed.")),
+                (
+                    "idempotency_key",
+                    text("For some time, a second change with this key is not made.", &["", "k"]),
+                ),
+                ("delta", flag("Whether subscribers that negotiated deltas may get a delta.")),
                 (
                     "version",
-                    count64("Not made unless this is newer than the key's. 0: none. Needs a stream."),
+                    count64(
+                        "The change is made only if this is higher than the key's version. 0: no version. Needs a stream.",
+                    ),
                 ),
-                ("version_epoch", text("In which versions are counted. Empty: as before.", &["", "e"])),
+                ("version_epoch", text("The epoch of the version. Empty: the current one.", &["", "e"])),
                 (
                     "score",
                     json!({
                         "type": ["integer", "null"], "format": "int64", "minimum": i64::MIN, "maximum": i64::MAX,
-                        "description": "Where keys are ordered by score.", "examples": [-1, 0, 2],
+                        "description": "The score of the key, for channels whose keys are ordered by score.", "examples": [-1, 0, 2],
                     }),
                 ),
                 ("key_mode", text("`if_new` or `if_exists`.", &["", "if_new", "if_exists"])),
@@ -98,7 +103,10 @@ pub(super) fn request(method: Method) -> Value {
             [
                 ("channel", channel()),
                 ("key", key()),
-                ("idempotency_key", text("A second change with it is not made for some time.", &["", "k"])),
+                (
+                    "idempotency_key",
+                    text("For some time, a second change with this key is not made.", &["", "k"]),
+                ),
                 ("expected", expected()),
             ],
         ),
@@ -106,13 +114,16 @@ pub(super) fn request(method: Method) -> Value {
             &["channel"],
             [
                 ("channel", channel()),
-                ("cursor", text("The cursor of an answer, to go on behind it.", &["", "k"])),
+                ("cursor", text("The cursor of an earlier answer, to continue after it.", &["", "k"])),
                 ("limit", limit()),
-                ("key", text("This key alone.", &["", "k"])),
-                ("asc", flag("Where keys are ordered by score: the lowest first.")),
+                ("key", text("Only this key.", &["", "k"])),
+                ("asc", flag("Lowest score first, for channels whose keys are ordered by score.")),
                 (
                     "revision_epoch",
-                    text("The epoch of an earlier answer: error 112 if it is over.", &["", "x"]),
+                    text(
+                        "The epoch of an earlier answer. Error 112 if the channel has another epoch now.",
+                        &["", "x"],
+                    ),
                 ),
             ],
         ),
@@ -120,8 +131,8 @@ pub(super) fn request(method: Method) -> Value {
             &["channel"],
             [
                 ("channel", channel()),
-                ("since_offset", count64("Of the last change that is known.")),
-                ("since_epoch", text("In which this is. Empty: in any.", &["", "x"])),
+                ("since_offset", count64("Offset of the last known change.")),
+                ("since_epoch", text("Epoch of the offset. Empty: any.", &["", "x"])),
                 ("limit", limit()),
                 ("reverse", flag("The newest first.")),
             ],
@@ -141,18 +152,24 @@ pub(super) fn request(method: Method) -> Value {
                         &["", "k*", "[", "{a,kept:*}"],
                     ),
                 ),
-                ("limit", count("The most channels of the answer. 0: as many as allowed.")),
-                ("cursor", text("The cursor of an answer, to go on behind it.", &["", "kept:a"])),
+                ("limit", count("The maximum number of channels. 0: as many as allowed.")),
+                ("cursor", text("The cursor of an earlier answer, to continue after it.", &["", "kept:a"])),
             ],
         ),
         Method::Connections => fields(
             &[],
             [
-                ("user", text("Only those of this user.", USERS)),
-                ("client", text("Only this one.", CLIENTS)),
-                ("channel", text("Only those subscribed to this channel.", &["", "kept:a", "unknown:a"])),
-                ("limit", count("The most connections of the answer. 0: as many as allowed.")),
-                ("cursor", text("The cursor of an answer, to go on behind it.", &["", "x", "test.0.1"])),
+                ("user", text("Only clients of this user.", USERS)),
+                ("client", text("Only this client.", CLIENTS)),
+                (
+                    "channel",
+                    text("Only clients that are subscribed to this channel.", &["", "kept:a", "unknown:a"]),
+                ),
+                ("limit", count("The maximum number of connections. 0: as many as allowed.")),
+                (
+                    "cursor",
+                    text("The cursor of an earlier answer, to continue after it.", &["", "x", "test.0.1"]),
+                ),
             ],
         ),
         Method::Inspect | Method::Closes | Method::Explain => inspect_schemas::request(method),
@@ -167,7 +184,7 @@ pub(super) fn request(method: Method) -> Value {
                 (
                     "whitelist",
                     json!({
-                        "type": ["array", "null"], "items": text_of("The id of a client.", &["x"]), "description": "Clients to spare.",
+                        "type": ["array", "null"], "items": text_of("The id of a client.", &["x"]), "description": "Clients that stay connected.",
                     }),
                 ),
                 ("disconnect", json!({ "oneOf": [reference("Disconnect"), { "type": "null" }] })),
@@ -189,10 +206,10 @@ pub(super) fn request(method: Method) -> Value {
                 ("user", text("The clients of this user.", USERS)),
                 ("client", text("This client.", CLIENTS)),
                 ("session", text("The client of this session.", SESSIONS)),
-                ("expire_at", time("When the subscription ends. 0: with the connection.")),
-                ("info", json!({ "description": "Any JSON: shown to others in the channel." })),
+                ("expire_at", time("When the subscription expires. 0: it lasts as long as the connection.")),
+                ("info", json!({ "description": "Any JSON. Other subscribers of the channel see it." })),
                 ("b64info", text("In place of `info`: JSON in base64.", &["", "e30=", "?"])),
-                ("data", json!({ "description": "Any JSON: for the client." })),
+                ("data", json!({ "description": "Any JSON. The client receives it." })),
                 ("b64data", text("In place of `data`: JSON in base64.", &["", "e30=", "/w=="])),
                 ("recover_since", json!({ "oneOf": [reference("Since"), { "type": "null" }] })),
                 ("override", json!({ "oneOf": [reference("Override"), { "type": "null" }] })),
@@ -204,9 +221,9 @@ pub(super) fn request(method: Method) -> Value {
                 ("user", text("The clients of this user.", USERS)),
                 ("client", text("This client.", CLIENTS)),
                 ("session", text("The client of this session.", SESSIONS)),
-                ("expired", flag("They end now, with 3005.")),
-                ("expire_at", time("When they end unless they are refreshed. 0: never.")),
-                ("info", json!({ "description": "Any JSON: shown to others from now on." })),
+                ("expired", flag("Whether the connections expire now, with code 3005.")),
+                ("expire_at", time("When the connections expire unless they are refreshed. 0: never.")),
+                ("info", json!({ "description": "Any JSON. Others see it from now on." })),
             ],
         ),
         Method::SharedPollPublish => fields(
@@ -214,18 +231,21 @@ pub(super) fn request(method: Method) -> Value {
             [
                 ("channel", text_of("A channel of the type `shared_poll`.", &["poll:a", "poll:b", "a", ""])),
                 ("key", text_of("1 to 1024 bytes.", &["k", "", "another key"])),
-                ("data", json!({ "description": "Any JSON but null: the content." })),
+                ("data", json!({ "description": "The content: any JSON except null." })),
                 ("b64data", text("In place of `data`: bytes in base64.", &["", "AP8=", "e30=", "?"])),
                 (
                     "version",
                     json!({
                         "type": "integer", "minimum": 0, "maximum": u64::MAX,
-                        "description": "At least 1. Not told to anybody unless it is newer than the last version.",
+                        "description": "At least 1. Subscribers get the content only if this is higher than the last version.",
                     }),
                 ),
                 (
                     "epoch",
-                    text("In which versions are counted, as the backend says: at most 15 bytes.", &["", "e"]),
+                    text(
+                        "The epoch of the version, as the backend reports it. At most 15 bytes.",
+                        &["", "e"],
+                    ),
                 ),
             ],
         ),
@@ -238,7 +258,7 @@ pub(super) fn request(method: Method) -> Value {
         Method::Rpc => fields(
             &["method"],
             [
-                ("method", text_of("Its name.", &["", "sum"])),
+                ("method", text_of("The name of the method.", &["", "sum"])),
                 ("params", json!({ "description": "Any JSON." })),
             ],
         ),
@@ -269,7 +289,7 @@ pub(super) fn result(method: Method) -> Value {
             [
                 ("offset", number()),
                 ("epoch", plain()),
-                ("suppressed", described(json!({ "type": "boolean" }), "It was not made.")),
+                ("suppressed", described(json!({ "type": "boolean" }), "Whether the change was not made.")),
                 ("suppress_reason", json!({ "type": "string", "enum": SUPPRESSED })),
             ],
         ),
@@ -279,7 +299,7 @@ pub(super) fn result(method: Method) -> Value {
                 ("entries", json!({ "type": "array", "items": reference("MapEntry") })),
                 ("offset", number()),
                 ("epoch", plain()),
-                ("cursor", described(plain(), "There is more: ask with this.")),
+                ("cursor", described(plain(), "Present if there is more: continue with this cursor.")),
             ],
         ),
         Method::MapStats => fields(&["num_keys"], [("num_keys", number())]),
@@ -309,7 +329,9 @@ pub(super) fn batch() -> Value {
             ("commands", json!({ "type": "array", "items": { "oneOf": commands } })),
             (
                 "parallel",
-                flag("Commands do not wait for each other. Publications to one channel keep their order."),
+                flag(
+                    "Whether commands are carried out concurrently. Publications to one channel keep their order.",
+                ),
             ),
         ],
     )
@@ -334,8 +356,8 @@ pub(super) fn reloaded() -> Value {
     fields(
         &["changed", "needs_restart"],
         [
-            ("changed", changes("Settings that hold from now on, secrets left out.")),
-            ("needs_restart", changes("Settings that were changed and wait for the next start.")),
+            ("changed", changes("Changed settings that are in effect now, without secrets.")),
+            ("needs_restart", changes("Changed settings that take effect at the next start.")),
         ],
     )
 }
@@ -353,8 +375,8 @@ pub(super) fn shared() -> Value {
             ("offset", number()), ("epoch", plain()),
         ]),
         "Since": fields(&[], [
-            ("offset", count64("Of the last publication that is known.")),
-            ("epoch", text("In which this is. Empty: in any.", &["", "x"])),
+            ("offset", count64("Offset of the last known publication.")),
+            ("epoch", text("Epoch of the offset. Empty: any.", &["", "x"])),
         ]),
         "Override": fields(&[], [
             ("presence", switch()), ("join_leave", switch()), ("force_recovery", switch()),
@@ -387,9 +409,9 @@ pub(super) fn shared() -> Value {
                 ("node", described(plain(), "The uid of its node.")),
                 ("transport", plain()),
                 ("protocol", plain()),
-                ("uptime", described(number(), "Seconds since it was opened.")),
+                ("uptime", described(number(), "Seconds since the connection was opened.")),
                 ("num_channels", number()),
-                ("state", object("channels", described(map_of(&fields(&[], [])), "The first 500 of its channels."))),
+                ("state", object("channels", described(map_of(&fields(&[], [])), "The first 500 channels of the client."))),
             ],
         ),
         "Node": fields(
@@ -397,7 +419,7 @@ pub(super) fn shared() -> Value {
             [
                 ("uid", plain()), ("name", plain()), ("version", plain()),
                 ("num_clients", number()), ("num_users", number()), ("num_subs", number()), ("num_channels", number()),
-                ("uptime", described(number(), "Seconds since it started.")),
+                ("uptime", described(number(), "Seconds since the node started.")),
             ],
         ),
     })
@@ -415,21 +437,29 @@ fn content(to: (&str, Value), required: &str) -> Value {
         &[required],
         [
             to,
-            ("data", json!({ "description": "Any JSON but null. Subscribers get it as it was written." })),
+            ("data", json!({ "description": "Any JSON except null. Subscribers get it byte for byte." })),
             ("b64data", text("In place of `data`: bytes in base64.", &["", "AP8=", "e30=", "?"])),
             ("tags", json!({ "type": ["object", "null"], "additionalProperties": { "type": "string" } })),
-            ("skip_history", flag("Do not keep it.")),
+            ("skip_history", flag("Whether the publication is left out of history.")),
             (
                 "idempotency_key",
-                text("A second publication with it in this channel is not made for some time.", &["", "k"]),
+                text(
+                    "For some time, a second publication with this key is not made in the channel.",
+                    &["", "k"],
+                ),
             ),
-            ("delta", flag("Subscribers that have agreed to it may be sent what has changed.")),
-            ("version", count64("Not made unless this is newer than the last version. 0: none.")),
-            ("version_epoch", text("In which versions are counted. Empty: as before.", &["", "e"])),
+            ("delta", flag("Whether subscribers that negotiated deltas may get a delta.")),
+            (
+                "version",
+                count64(
+                    "The publication is made only if this is higher than the last version. 0: no version.",
+                ),
+            ),
+            ("version_epoch", text("The epoch of the version. Empty: the current one.", &["", "e"])),
             (
                 "key",
                 text(
-                    "Of which value it is the newest, in a channel that has such. 1 to 255 bytes.",
+                    "The key whose newest value this is, in channels with newest values. 1 to 255 bytes.",
                     &["k", ""],
                 ),
             ),
@@ -442,11 +472,11 @@ fn list(name: &'static str, item: Value) -> Value {
         &[name],
         [
             (name, map_of(&item)),
-            ("cursor", described(plain(), "There is more: ask with this.")),
+            ("cursor", described(plain(), "Present if there is more: continue with this cursor.")),
             (
                 "missing_nodes",
                 json!({
-                    "type": "array", "items": plain(), "description": "Names of nodes that have not told theirs.",
+                    "type": "array", "items": plain(), "description": "Names of nodes that did not answer.",
                 }),
             ),
         ],
@@ -496,7 +526,7 @@ pub(super) fn flag(description: &str) -> Value {
 
 /// Returns the schema of an override for an option of the channel.
 fn switch() -> Value {
-    json!({ "oneOf": [fields(&[], [("value", flag("Without it: off."))]), { "type": "null" }] })
+    json!({ "oneOf": [fields(&[], [("value", flag("Whether the option is on. Missing: off."))]), { "type": "null" }] })
 }
 
 fn time(description: &str) -> Value {

@@ -18,11 +18,11 @@ pub(super) fn request(method: Method) -> Value {
                 event(),
                 args(),
                 binary(),
-                ("volatile", flag("Clients that have not taken what they were sent before are passed over.")),
+                ("volatile", flag("Clients with unsent data are skipped.")),
                 (
                     "idempotency_key",
                     text(
-                        "A second event with it in this channel is not published for some time.",
+                        "For some time, a second event with this key is not published in the channel.",
                         &["", "k"],
                     ),
                 ),
@@ -37,11 +37,14 @@ pub(super) fn request(method: Method) -> Value {
                 event(),
                 args(),
                 binary(),
-                ("timeout_ms", count("Milliseconds that answers are waited for, at most 60000. 0: 5000.")),
+                (
+                    "timeout_ms",
+                    count("How long to wait for acknowledgements, in milliseconds, at most 60000. 0: 5000."),
+                ),
             ],
         ),
         Method::SocketioJoin => {
-            fields(&["join"], [namespace(), rooms(), except(), ("join", names("Rooms to come into."))])
+            fields(&["join"], [namespace(), rooms(), except(), ("join", names("Rooms to join."))])
         }
         Method::SocketioLeave => {
             fields(&["leave"], [namespace(), rooms(), except(), ("leave", names("Rooms to leave."))])
@@ -54,7 +57,9 @@ pub(super) fn request(method: Method) -> Value {
                 except(),
                 (
                     "close",
-                    flag("Their connections are closed. Without it they are put out of the namespace."),
+                    flag(
+                        "Whether to close their connections. Otherwise they are only disconnected from the namespace.",
+                    ),
                 ),
             ],
         ),
@@ -62,9 +67,12 @@ pub(super) fn request(method: Method) -> Value {
             &[],
             [
                 namespace(),
-                ("room", text("Those in this room, or the client with this id. Empty: all.", ROOMS)),
-                ("limit", count("The most clients that are looked at. 0: as many as allowed.")),
-                ("cursor", text("The cursor of an answer, to go on behind it.", &["", "x", "test.0.1"])),
+                ("room", text("Only clients in this room, or the client with this id. Empty: all.", ROOMS)),
+                ("limit", count("The maximum number of clients to examine. 0: as many as allowed.")),
+                (
+                    "cursor",
+                    text("The cursor of an earlier answer, to continue after it.", &["", "x", "test.0.1"]),
+                ),
             ],
         ),
     }
@@ -86,11 +94,11 @@ pub(super) fn sockets() -> Value {
         &["sockets"],
         [
             ("sockets", json!({ "type": "array", "items": socket })),
-            ("cursor", described(plain(), "There may be more: ask with this.")),
+            ("cursor", described(plain(), "Present if there may be more: continue with this cursor.")),
             (
                 "missing_nodes",
                 json!({
-                    "type": "array", "items": plain(), "description": "Names of nodes that have not told theirs.",
+                    "type": "array", "items": plain(), "description": "Names of nodes that did not answer.",
                 }),
             ),
         ],
@@ -107,10 +115,13 @@ pub(super) fn ask_answers() -> Value {
                 "status",
                 json!({
                     "type": "string", "enum": ["answered", "timeout", "gone", "too_many", "too_long"],
-                    "description": "What came of asking it.",
+                    "description": "Whether the client has acknowledged the event.",
                 }),
             ),
-            ("args", json!({ "type": "array", "items": {}, "description": "What it says." })),
+            (
+                "args",
+                json!({ "type": "array", "items": {}, "description": "The arguments of the acknowledgement." }),
+            ),
             (
                 "binary",
                 json!({
@@ -128,7 +139,7 @@ pub(super) fn ask_answers() -> Value {
                 "missing_nodes",
                 json!({
                     "type": "array", "items": plain(),
-                    "description": "Names of nodes that have not told what their clients said.",
+                    "description": "Names of nodes that did not answer.",
                 }),
             ),
         ],
@@ -136,7 +147,7 @@ pub(super) fn ask_answers() -> Value {
 }
 
 fn event() -> (&'static str, Value) {
-    ("event", text_of("1 to 200 bytes, none of the library's own.", &["news", "e", "connect", ""]))
+    ("event", text_of("1 to 200 bytes, not a name that Socket.IO reserves.", &["news", "e", "connect", ""]))
 }
 
 fn args() -> (&'static str, Value) {
@@ -160,13 +171,12 @@ fn namespace() -> (&'static str, Value) {
 }
 
 fn rooms() -> (&'static str, Value) {
-    let what =
-        "Those in one of these rooms, or with one of these ids; each once. None: all in the namespace.";
+    let what = "Clients in one of these rooms or with one of these ids, each once. None: all clients in the namespace.";
     ("rooms", names(what))
 }
 
 fn except() -> (&'static str, Value) {
-    ("except", names("But none who is in one of these rooms or has one of these ids."))
+    ("except", names("Clients to leave out: those in one of these rooms or with one of these ids."))
 }
 
 fn names(description: &str) -> Value {

@@ -12,6 +12,26 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::failure::Failure;
 use crate::tls::Stream;
 
+/// Why a request has no answer.
+#[derive(Debug)]
+pub struct RequestFailure {
+    pub failure: Failure,
+    /// Whether no byte of the request was sent, so that another connection may send it.
+    pub unsent: bool,
+}
+
+impl From<Failure> for RequestFailure {
+    fn from(failure: Failure) -> Self {
+        Self { failure, unsent: false }
+    }
+}
+
+impl From<RequestFailure> for Failure {
+    fn from(request: RequestFailure) -> Self {
+        request.failure
+    }
+}
+
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// A connection that is closed when it is dropped.
@@ -38,10 +58,15 @@ impl HttpConnection {
         &mut self,
         request: Builder,
         body: impl Into<Bytes>,
-    ) -> Result<Response<Incoming>, Failure> {
-        let request = request.body(Full::new(body.into()))?;
-        self.sender.ready().await?;
-        Ok(self.sender.send_request(request).await?)
+    ) -> Result<Response<Incoming>, RequestFailure> {
+        let request = request.body(Full::new(body.into())).map_err(Failure::from)?;
+        if let Err(error) = self.sender.ready().await {
+            return Err(RequestFailure { failure: error.into(), unsent: true });
+        }
+        self.sender.try_send_request(request).await.map_err(|mut error| {
+            let unsent = error.take_message().is_some();
+            RequestFailure { failure: error.into_error().into(), unsent }
+        })
     }
 
     /// Returns the status and the body of the answer, of at most 4 MiB.
@@ -49,7 +74,7 @@ impl HttpConnection {
         &mut self,
         request: Builder,
         body: impl Into<Bytes>,
-    ) -> Result<(StatusCode, Bytes), Failure> {
+    ) -> Result<(StatusCode, Bytes), RequestFailure> {
         let response = self.send(request, body).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;

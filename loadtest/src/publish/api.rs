@@ -9,7 +9,7 @@ use super::{ANSWER_TIMEOUT, Issued, Publisher, Unanswered};
 use crate::clock::{Alarm, now_ns};
 use crate::connect::Dialer;
 use crate::failure::Failure;
-use crate::http::HttpConnection;
+use crate::http::{HttpConnection, RequestFailure};
 use crate::plan::Target;
 use crate::schedule::Due;
 
@@ -92,12 +92,28 @@ impl ApiConnection {
     }
 }
 
-/// Returns the outcome of each publication. An error means that none is known.
+/// Returns the outcome of each publication. An error means that none is known. A request that the server's end of the
+/// connection prevented from being sent is sent once more on a new connection.
 async fn post(
     connection: &mut ApiConnection,
     publisher: &Publisher,
     issued: &[Issued],
 ) -> Result<Vec<Result<(), Failure>>, Failure> {
+    match try_to_post(connection, publisher, issued).await {
+        Err(RequestFailure { unsent: true, .. }) => {
+            connection.open = None;
+            try_to_post(connection, publisher, issued).await
+        }
+        posted => posted,
+    }
+    .map_err(Failure::from)
+}
+
+async fn try_to_post(
+    connection: &mut ApiConnection,
+    publisher: &Publisher,
+    issued: &[Issued],
+) -> Result<Vec<Result<(), Failure>>, RequestFailure> {
     let plan = &publisher.shared.plan;
     let (connection, dialer) = connection.get(&plan.apis).await?;
     let publications: Vec<(&str, String)> =

@@ -1,14 +1,15 @@
-//! What is no mistake and still not as it seems: variables that set nothing, and a demo that everyone can reach.
+//! Warns of configurations that are valid but probably not meant so: variables that set nothing, and a demo that
+//! everyone can reach.
 
 use std::net::SocketAddr;
 
 use super::read_value::distance;
 use super::{Config, LEVEL_SEPARATOR, Sources, VARIABLE_PREFIX, collect_values};
 
-/// Variables of this program that set no key.
+/// Variables that this program reads although they set no key.
 const OTHER_VARIABLES: [&str; 2] = ["TIDEGATE_CONFIG", "TIDEGATE_API_KEY"];
 
-/// What whoever starts a node with these sources should know, a line each.
+/// Returns what an operator that starts a node with these sources should know, one line each.
 pub(super) fn advice(sources: &Sources<'_>, config: &Config) -> Vec<String> {
     let mut lines = of_variables(sources);
     let is_open_to_all = |address: SocketAddr| !address.ip().to_canonical().is_loopback();
@@ -28,7 +29,7 @@ pub(super) fn advice(sources: &Sources<'_>, config: &Config) -> Vec<String> {
     lines
 }
 
-/// The same of the variables alone, which can be told whatever else is wrong.
+/// The same for the variables alone, which can be reported whatever else is wrong.
 pub(super) fn of_variables(sources: &Sources<'_>) -> Vec<String> {
     let mut lines = Vec::new();
     let mut others = Vec::new();
@@ -54,7 +55,7 @@ pub(super) fn of_variables(sources: &Sources<'_>) -> Vec<String> {
     lines
 }
 
-/// Every key, as its variable names it without the prefix. Those of a namespace have `*` for its name.
+/// Returns every key as the name of its variable without the prefix. Keys of a namespace have `*` in place of its name.
 fn keys() -> Vec<String> {
     let mut keys = Vec::new();
     let defaults = serde_json::to_value(Config::default()).unwrap_or_default();
@@ -72,7 +73,7 @@ fn collect(path: &str, value: &serde_json::Value, keys: &mut Vec<String>) {
     }
 }
 
-/// The key that a name with too few underscores, or a slip, stands for.
+/// Returns the key that was probably meant by a name with too few underscores or a typing error.
 fn meant(given: &str, keys: &[String]) -> Option<String> {
     let given = given.to_uppercase();
     let one_underscore = |key: &str| key.replace(LEVEL_SEPARATOR, "_");
@@ -86,7 +87,7 @@ fn meant(given: &str, keys: &[String]) -> Option<String> {
     let exact = keys.iter().find(|key| one_underscore(key) == given).cloned();
     exact.or_else(in_namespace).or_else(|| {
         let slips = keys.iter().map(|key| (distance(&one_underscore(key), &given), key));
-        // A name of an orchestrator's own is near nothing.
+        // A name that an orchestrator has set for itself resembles no key.
         slips.filter(|(slips, _)| *slips <= 2).min().map(|(_, key)| key.clone())
     })
 }

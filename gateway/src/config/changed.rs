@@ -1,4 +1,4 @@
-//! What of a configuration is not as it comes.
+//! Finds the keys of a configuration that differ from their defaults.
 
 use toml::{Table, Value};
 
@@ -10,11 +10,11 @@ use crate::pusher::pusher_config::PusherAppConfig;
 use crate::pusher::webhook::Webhook;
 use crate::socketio::namespaces::{EventRule, Namespace};
 
-/// The keys that differ from their defaults as TOML, and how many there are.
+/// Returns the keys that differ from their defaults as TOML, and their number.
 pub(super) fn changed(config: &Config) -> (String, usize) {
     let table = |config: &Config| Table::try_from(config).unwrap_or_default();
     let (mut set, defaults) = (table(config), table(&Config::default()));
-    // A namespace begins with the options that every namespace begins with.
+    // The options of every namespace have the same defaults.
     if let Some(Value::Table(namespaces)) = set.get_mut("namespaces")
         && let Some(Value::Table(options)) = defaults.get("channels")
     {
@@ -52,7 +52,7 @@ pub(super) fn changed(config: &Config) -> (String, usize) {
     (toml::to_string(&set).unwrap_or_default(), count)
 }
 
-/// The sections in this one.
+/// Returns the sections within a section.
 fn tables(section: Option<&mut Value>) -> impl Iterator<Item = &mut Table> {
     let each = section.and_then(Value::as_table_mut).into_iter().flat_map(Table::iter_mut);
     each.filter_map(|(_, one)| one.as_table_mut())

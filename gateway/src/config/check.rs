@@ -1,4 +1,4 @@
-//! What cannot work: each section asked by itself, then what only shows between sections.
+//! Checks a configuration: each section by itself, then the combinations of sections.
 
 use gateway_core::channel_pattern::ChannelPattern;
 use gateway_core::channel_rules::{ChannelOptions, RecoveryMode, SubscriptionType};
@@ -12,10 +12,10 @@ use crate::http::raw_paths::Messages;
 use crate::http::{event_stream, graphql, pages};
 use crate::setting::Faults;
 
-/// What a subscribe command takes with a short name of a channel and without a token.
+/// The length of a subscribe command with a short channel name and without a token, in bytes.
 const SUBSCRIBE_BYTES: usize = 64;
 
-/// Everything that does not fit, as (`section.key`, problem).
+/// Returns all mistakes, as (`section.key`, problem).
 pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut section = |name: &str, check: &dyn Fn(&mut Faults)| {
@@ -147,7 +147,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     found
 }
 
-/// The mode, if it is one in which Redis is several servers.
+/// Returns the mode if it is one with several Redis servers.
 fn several(mode: RedisMode) -> Option<&'static str> {
     match mode {
         RedisMode::Shards => Some("shards"),
@@ -156,7 +156,7 @@ fn several(mode: RedisMode) -> Option<&'static str> {
     }
 }
 
-/// What a session lets pass and lets wait must have room for the largest message that its connection takes in.
+/// Checks that the rate limits and backlogs of sessions have room for the largest message that a connection accepts.
 fn largest_message(config: &Config, faults: &mut Faults) {
     let (largest, session) = (config.websocket.message_bytes_max, &config.session);
     if session.bytes_per_second > 0 && (session.bytes_burst as usize) < largest {
@@ -164,7 +164,7 @@ fn largest_message(config: &Config, faults: &mut Faults) {
         faults.add("bytes_burst", problem);
     }
     let subscribes = session.channels_max as usize * SUBSCRIBE_BYTES;
-    // Whoever leaves it as it is has clients of fewer channels, and may have small messages.
+    // With the default, clients have fewer channels, and messages may be small.
     if subscribes > largest && session.channels_max > SessionSettings::default().channels_max {
         let problem = format!(
             "is {}: a client that subscribes to all of them in one message needs websocket.message_bytes_max of at least \
@@ -173,7 +173,7 @@ fn largest_message(config: &Config, faults: &mut Faults) {
         );
         faults.add("channels_max", problem);
     }
-    // Once half of it waits, the connection is not read from: the other half is for the message just read.
+    // Once half of the backlog is full, the connection is not read from: the other half is for the message just read.
     if (session.queued_bytes_max as usize) / 2 < largest {
         let problem =
             "must be at least twice websocket.message_bytes_max, so that the longest message can be queued";
@@ -215,7 +215,7 @@ fn personal_channels(config: &Config, faults: &mut Faults) {
     }
 }
 
-/// The most namespaces with a pattern: each may be looked at for a channel that begins with `/`.
+/// The most namespaces with a pattern. All of them may be checked for a channel that begins with `/`.
 const PATTERNS_MAX: usize = 64;
 
 fn namespaces(config: &Config, faults: &mut Faults) {
@@ -251,7 +251,7 @@ fn namespaces(config: &Config, faults: &mut Faults) {
     }
 }
 
-/// Apps of Pusher, and what they need of their namespaces.
+/// Checks Pusher apps, and the options that they need in their namespaces.
 fn apps(config: &Config, faults: &mut Faults) {
     config.pusher.check(&config.channel_names, config.session.channels_max, faults);
     for (name, app) in config.pusher.apps.iter().filter(|_| config.pusher.enabled) {
@@ -266,7 +266,7 @@ fn apps(config: &Config, faults: &mut Faults) {
     }
 }
 
-/// A session over Engine.IO must let the largest message pass, as others must.
+/// Checks that the rate limits of sessions over Engine.IO have room for the largest message.
 fn engine_io(config: &Config, faults: &mut Faults) {
     config.socketio.check(faults);
     let session = &config.session;
@@ -278,7 +278,7 @@ fn engine_io(config: &Config, faults: &mut Faults) {
     }
 }
 
-/// Where the channels of namespaces of Socket.IO are has to hold any room.
+/// Checks that the namespace for the channels of Socket.IO accepts any room name.
 fn socketio(config: &Config, faults: &mut Faults) {
     let socketio = &config.socketio;
     if !socketio.enabled {
@@ -318,13 +318,13 @@ fn socketio(config: &Config, faults: &mut Faults) {
     }
 }
 
-/// Whether clients that were away for so long find what they missed.
+/// Checks that clients that were away for this long find the publications they missed.
 fn lets_return(options: &ChannelOptions, recovery_ms: u64) -> bool {
     let lasts = options.history_ttl_s.saturating_mul(1_000) >= recovery_ms;
     options.history_size > 0 && lasts && options.force_recovery_mode == RecoveryMode::Stream
 }
 
-/// What only shows beside the rest: whether there is such a channel, and whether anything else answers the path.
+/// Checks what depends on other sections: whether the channel exists, and whether another endpoint answers the path.
 fn raw_paths(config: &Config, faults: &mut Faults) {
     config.raw.check(faults);
     let rules = config.channel_rules();
@@ -371,7 +371,7 @@ fn raw_paths(config: &Config, faults: &mut Faults) {
     }
 }
 
-/// Where updates are has to be a namespace that can hold any topic.
+/// Checks that the namespace for Mercure updates accepts any topic.
 fn mercure(config: &Config, faults: &mut Faults) {
     config.mercure.check(faults);
     if !config.mercure.enabled {

@@ -1,4 +1,4 @@
-//! Options of channels that cannot work together, or not without something elsewhere.
+//! Checks the options of channels: those that cannot be combined, and those that need another setting.
 
 use gateway_core::channel_names::ChannelNames;
 use gateway_core::channel_rules::{ChannelOptions, RecoveryMode, SubscriptionType};
@@ -10,7 +10,7 @@ use shared::channel::CHANNEL_BYTES_MAX;
 use super::Config;
 use crate::setting::Faults;
 
-/// Everything that does not fit in the options of a namespace, or of the channels without one.
+/// Returns the mistakes in the options of a namespace, or of the channels without one.
 pub(super) fn check(config: &Config, options: &ChannelOptions, faults: &mut Faults) {
     history(options, faults);
     subscribers(options, faults);
@@ -23,7 +23,7 @@ pub(super) fn check(config: &Config, options: &ChannelOptions, faults: &mut Faul
     faults.outside("flush_interval_ms", options.flush_interval_ms, 0..=10_000);
 }
 
-/// What needs publications that are kept.
+/// Checks options that need history.
 fn history(options: &ChannelOptions, faults: &mut Faults) {
     match (options.history_size, options.history_ttl_s) {
         (0, 1..) => faults.add("history_size", "must be set when history_ttl_s is"),
@@ -70,7 +70,7 @@ fn history(options: &ChannelOptions, faults: &mut Faults) {
     }
 }
 
-/// What needs to be known of who is subscribed.
+/// Checks options that need presence.
 fn subscribers(options: &ChannelOptions, faults: &mut Faults) {
     for (key, set) in [
         ("allow_presence", options.allow_presence),
@@ -91,7 +91,7 @@ fn subscribers(options: &ChannelOptions, faults: &mut Faults) {
     }
 }
 
-/// Whom names can say that a channel is for.
+/// Checks options that read from a channel's name for which users it is.
 fn audiences(options: &ChannelOptions, names: &ChannelNames, faults: &mut Faults) {
     for (key, set, boundary, mark) in [
         ("allow_user_limited", options.allow_user_limited, "user_boundary", &names.user_boundary),
@@ -103,7 +103,7 @@ fn audiences(options: &ChannelOptions, names: &ChannelNames, faults: &mut Faults
     }
 }
 
-/// What only channels that keep state by key can have, and what they cannot.
+/// Checks options that only maps can have, and options that maps cannot have.
 fn keys(options: &ChannelOptions, faults: &mut Faults) {
     let (map, defaults) = (&options.map, MapOptions::default());
     let debounce = options.client_publish_debounce_interval_ms;
@@ -170,7 +170,7 @@ fn keys(options: &ChannelOptions, faults: &mut Faults) {
         }
     } else {
         faults.outside("map.key_ttl_s", map.key_ttl_s, 1..=31_536_000);
-        // They are kept alive by their node, three times before they would expire.
+        // Their node refreshes them, three times before they would expire.
         if is_shown && map.key_ttl_s < 10 {
             faults.add("map.key_ttl_s", "must be at least 10 if clients or users are the keys");
         }
@@ -194,7 +194,7 @@ fn keys(options: &ChannelOptions, faults: &mut Faults) {
     faults.outside("map.catch_up_timeout_ms", map.catch_up_timeout_ms, 100..=600_000);
 }
 
-/// What newest values need, and what cannot be had beside them.
+/// Checks what newest values need, and options that cannot be combined with them.
 fn newest(options: &ChannelOptions, faults: &mut Faults) {
     let (newest, defaults) = (&options.newest, NewestOptions::default());
     let key = |key: &str| format!("newest.{key}");
@@ -257,7 +257,7 @@ fn newest(options: &ChannelOptions, faults: &mut Faults) {
     }
 }
 
-/// The channels in which subscribers are shown must be made for that.
+/// Checks that the channels in which subscribers are shown are of the type for it.
 fn shown_in(config: &Config, options: &ChannelOptions, faults: &mut Faults) {
     for (key, prefix, kind, word) in [
         (
@@ -286,7 +286,7 @@ fn shown_in(config: &Config, options: &ChannelOptions, faults: &mut Faults) {
     }
 }
 
-/// A channel cannot ask what is asked nowhere.
+/// Checks that every hook that a channel asks has a URL.
 fn hooks(config: &Config, options: &ChannelOptions, faults: &mut Faults) {
     let backend = &config.backend;
     for (key, set, hook, name) in [
@@ -302,7 +302,7 @@ fn hooks(config: &Config, options: &ChannelOptions, faults: &mut Faults) {
     }
 }
 
-/// What a polled channel needs, and what it cannot have.
+/// Checks what a polled channel needs, and options that it cannot have.
 fn polled(config: &Config, options: &ChannelOptions, faults: &mut Faults) {
     let poll = &options.shared_poll;
     let key = |key: &str| format!("shared_poll.{key}");

@@ -1,11 +1,11 @@
-//! What cannot be had where the broker is NATS: refused by the key that asks for it, not left out in silence.
+//! Checks for settings that are not available over NATS: each is reported at its key, not silently ignored.
 
 use gateway_core::map::MapMode;
 
 use super::Config;
 use crate::broker::BrokerKind;
 
-/// Everything that is asked for and not there, as (`section.key`, problem).
+/// Returns the settings that are not available, as (`section.key`, problem).
 pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     if config.broker.kind != BrokerKind::Nats {
         return Vec::new();
@@ -25,7 +25,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
             let problem = format!("is {history}, must be at most nats.position_ttl_s, which is {ttl_max}");
             found.push((format!("{section}.history_ttl_s"), problem));
         }
-        // What a channel's log begins with is written anew before it has had its time, as long as keys are that much younger.
+        // The base of a channel's log is rewritten before the log expires, provided that keys expire that much earlier.
         let half = ttl_max / 2;
         let has_expiring =
             options.keeps_keys() && options.map.mode != MapMode::Persistent || options.newest.snapshot;
@@ -49,7 +49,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
         }
     }
     if let Some(section) = expiring.first() {
-        // Idempotency keys of such a channel are in its log, and go with that.
+        // Idempotency keys of such a channel are in its log, and expire with it.
         let half = config.nats.position_ttl_s / 2;
         let feeds = config.feeds.iter().map(|(name, feed)| (format!("feeds.{name}"), feed.idempotency_ttl_s));
         for (part, ttl) in std::iter::once(("api".to_owned(), config.api.idempotency_ttl_s)).chain(feeds) {

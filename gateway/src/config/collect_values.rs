@@ -1,4 +1,4 @@
-//! Gathers the values of a configuration: a file, then the environment over it, then flags over both.
+//! Collects the values of a configuration: from a file, overridden by the environment, overridden by flags.
 
 use std::path::Path;
 
@@ -10,27 +10,27 @@ use super::mistake::Mistake;
 use super::tree::ConfigNode;
 use crate::setting::trimmed;
 
-/// Every variable that sets a key begins with this.
+/// The prefix of every variable that sets a key.
 pub const VARIABLE_PREFIX: &str = "TIDEGATE_";
 
-/// Stands between the levels of a key in a variable's name.
+/// The separator between the levels of a key in a variable's name.
 pub const LEVEL_SEPARATOR: &str = "__";
 
-/// What `--demo` sets, below everything else.
+/// The values that `--demo` sets. Every other source overrides them.
 const DEMO: &str = include_str!("demo.toml");
 
 /// The origin that the `config` crate gives to values from the environment.
 pub(super) const ENVIRONMENT: &str = "the environment";
 
-/// Longest configuration file that is read, in bytes.
+/// The longest configuration file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// The variable that sets the key at `path`.
+/// Returns the variable that sets the key at `path`.
 pub(super) fn variable(path: &[String]) -> String {
     format!("{VARIABLE_PREFIX}{}", path.join(LEVEL_SEPARATOR).to_uppercase())
 }
 
-/// Merges all sources into one tree. What cannot be read is a mistake; the other sources still count.
+/// Merges all sources into one tree. A source that cannot be read is a mistake; the others are still used.
 pub(super) fn gather(sources: &Sources<'_>, mistakes: &mut Vec<Mistake>) -> ConfigNode {
     let mut builder = config::Config::builder();
     if sources.demo {
@@ -80,15 +80,15 @@ pub(super) fn gather(sources: &Sources<'_>, mistakes: &mut Vec<Mistake>) -> Conf
     }
 }
 
-/// Who said the value at `path`, if anyone did.
+/// Returns the origin of the value at `path`, if a source sets it.
 pub(super) fn source_of(tree: &ConfigNode, path: &str) -> Option<String> {
     let path = tree.resolve(path)?;
     tree.find(&path)?.source_of(&path)
 }
 
 /// Whether a variable names a key. Every key has a section, so a name without a double underscore sets nothing:
-/// orchestrators set such names for their own purposes (`TIDEGATE_PORT`, `TIDEGATE_SERVICE_HOST`). They are told beside
-/// the configuration, as `advice` has it.
+/// orchestrators set such names for their own purposes (`TIDEGATE_PORT`, `TIDEGATE_SERVICE_HOST`). The module `advice`
+/// reports them beside the configuration.
 pub(super) fn sets_a_key(name: &str) -> bool {
     name.strip_prefix(VARIABLE_PREFIX).is_some_and(|key| {
         key.contains(LEVEL_SEPARATOR)
@@ -104,7 +104,7 @@ fn read_file(file: &Path) -> Result<String, String> {
     std::fs::read_to_string(file).map_err(|error| format!("cannot be read: {error}"))
 }
 
-/// Takes the values of a file, each marked with the file's name and its line.
+/// Takes the values of a file, each with the file's name and line as its origin.
 fn collect(
     source: &dyn Source,
     values: &mut config::Map<String, Value>,
@@ -147,7 +147,7 @@ fn mark(value: Value, file: &str, path: &mut Vec<String>, lines: &Lines) -> Valu
     Value::new(Some(&origin), kind)
 }
 
-/// Values that were collected already.
+/// Returns values that were collected already.
 #[derive(Clone, Debug)]
 struct CollectedValues(config::Map<String, Value>);
 

@@ -1,4 +1,4 @@
-//! Files that are named in the configuration: whether a node could use them.
+//! Checks that a node can use the files that its configuration names.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use crate::broker::BrokerKind;
 use crate::listener::tls::{ListenerTls, TlsError};
 use crate::secret::Secret;
 
-/// Every file that is named and of no use, as (`section.key`, problem).
+/// Returns every file that is named and cannot be used, as (`section.key`, problem).
 pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     let mut found = Vec::new();
     if let Err(error) = ListenerTls::load(&config.tls) {

@@ -1,4 +1,4 @@
-//! What differs between two configurations, and what of it a running node can take over.
+//! Finds the differences between two configurations, and applies those that a running node can apply.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,17 +9,18 @@ use serde_json::Value;
 use super::{Config, origins};
 use crate::secret;
 
-/// One key whose value is another one. A secret is told to have changed and never shown.
+/// A key whose value has changed. Of a secret, only the fact is reported.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct ConfigChange {
     /// `section.key`.
     pub key: String,
-    /// `null` where there was none.
+    /// The value before. `null` if there was none.
     pub old: Value,
     pub new: Value,
 }
 
-/// Every key that differs. A namespace that comes or goes is one, with those of its options that are not the defaults.
+/// Returns every key that differs. A namespace that is added or removed is one key, with those of its options that
+/// differ from the defaults.
 pub(super) fn changes(old: &Config, new: &Config) -> Vec<ConfigChange> {
     let is_in_both = |name: &String| old.namespaces.contains_key(name) && new.namespaces.contains_key(name);
     let shown = |config: &Config| {
@@ -51,7 +52,7 @@ pub(super) fn changes(old: &Config, new: &Config) -> Vec<ConfigChange> {
     changes
 }
 
-/// The options that are not as they come.
+/// Returns the options that differ from their defaults.
 fn set_options(options: &ChannelOptions) -> Value {
     let in_json = |options| serde_json::to_value(options).expect("options are plain values");
     let (mut set, defaults) = (in_json(options), in_json(&ChannelOptions::default()));
@@ -61,7 +62,7 @@ fn set_options(options: &ChannelOptions) -> Value {
     set
 }
 
-/// The present configuration with all of the new one that can be taken over without a restart.
+/// Returns the present configuration with those settings of the new one that can be applied without a restart.
 pub(super) fn with_live_of(present: &Config, new: &Config) -> Config {
     let mut merged = present.clone();
     merged.channel_names = new.channel_names.clone();
@@ -72,16 +73,16 @@ pub(super) fn with_live_of(present: &Config, new: &Config) -> Config {
     merged.shared_poll.concurrency_max = present.shared_poll.concurrency_max;
     merged.drain = new.drain.clone();
     merged.balance = new.balance.clone();
-    // How much a decoder may take is part of the protocols, which all clients share.
+    // The limits of decoders are part of the protocols, which all clients share.
     merged.session = new.session.clone();
     merged.session.queued_commands_max = present.session.queued_commands_max;
     merged.http.allowed_origins = new.http.allowed_origins.clone();
     merged.http.allow_missing_origin = new.http.allow_missing_origin;
-    // What waits already is counted against the budget that the node began with.
+    // Bytes that already wait are counted against the budget that the node was started with.
     merged.raw = new.raw.clone();
     merged.pusher = present.pusher.with_live_of(&new.pusher);
     merged.socketio = present.socketio.with_live_of(&new.socketio);
-    // Streams that are reserved belong to what is served at all.
+    // The number of reserved streams depends on which endpoints are served.
     merged.graphql = present.graphql.with_live_of(&new.graphql);
     merged.limits = new.limits.clone();
     merged.limits.memory_bytes_max = present.limits.memory_bytes_max;

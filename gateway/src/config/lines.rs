@@ -1,4 +1,4 @@
-//! On which line of a file each of its keys stands.
+//! Finds the line of each key in a file.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -6,12 +6,12 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Lines of keys by their paths. Empty if the text is no TOML.
+/// The lines of keys, by path. Empty if the text is not TOML.
 #[derive(Debug, Default)]
 pub(super) struct Lines(BTreeMap<Vec<String>, usize>);
 
 impl Lines {
-    /// `above`: lines of the file that stand before the text.
+    /// `above` is the number of lines in the file before the text.
     pub(super) fn of(text: &str, above: usize) -> Self {
         let mut lines = Self::default();
         if let Ok(table) = DeTable::parse(text) {
@@ -27,7 +27,7 @@ impl Lines {
         self.0.get(path).copied()
     }
 
-    /// The key that begins on each line, and the outermost of several.
+    /// Returns the key that begins on each line, or the outermost if there are several.
     pub(super) fn paths(self) -> BTreeMap<usize, Vec<String>> {
         let mut paths = BTreeMap::new();
         for (path, line) in self.0 {

@@ -1,15 +1,15 @@
-//! What is wrong with a configuration, all of it at once.
+//! The mistakes in a configuration, all of them at once.
 
 use std::fmt;
 
-/// One thing that is wrong: where, what, and who said it.
+/// A mistake: the key, the problem, and the origin of the value.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mistake {
-    /// `section.key`; empty when the whole file is meant.
+    /// `section.key`. Empty if the mistake is about the whole file.
     pub path: String,
     pub problem: String,
-    /// The file, the environment variable or the flag the value came from. `None` for a default or for a
-    /// contradiction between several keys.
+    /// The file, environment variable or flag that set the value. `None` for a default, or for a contradiction between
+    /// several keys.
     pub source: Option<String>,
 }
 
@@ -26,7 +26,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Everything that is wrong, in the order of paths. Never empty.
+/// All mistakes, ordered by path. Never empty.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub struct Mistakes(pub Vec<Mistake>);
 

@@ -1,7 +1,7 @@
-//! The configuration of a node: one field for each part, whose type stands beside that part.
+//! The configuration of a node: one field for each part of the gateway, whose type is defined beside that part.
 //!
-//! A file in TOML, then the environment over it (`TIDEGATE_SECTION__KEY`), then flags over both. Every mistake is
-//! reported, not only the first.
+//! Values come from a file in TOML, from the environment (`TIDEGATE_SECTION__KEY`), which overrides the file, and from
+//! flags, which override both. Every mistake is reported, not only the first.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -37,7 +37,7 @@ mod origins;
 mod read_value;
 mod tree;
 
-/// Everything that can be set.
+/// All settings.
 #[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -83,19 +83,19 @@ pub struct Config {
     pub telemetry: telemetry::TelemetryConfig,
 }
 
-/// Where the values of a configuration are.
+/// The sources of a configuration's values.
 #[derive(Clone, Debug, Default)]
 pub struct Sources<'a> {
     pub file: Option<&'a Path>,
-    /// All variables; those of others are passed over.
+    /// All environment variables. Those without the prefix are ignored.
     pub environment: BTreeMap<String, String>,
-    /// `section.key` and text, for each flag given.
+    /// `section.key` and the text, for each flag that was given.
     pub flags: Vec<(&'static str, String)>,
-    /// Put what `--demo` sets below all others.
+    /// Whether the values that `--demo` sets are used, below those of all other sources.
     pub demo: bool,
 }
 
-/// A configuration that was read, and who said what in it.
+/// A configuration that was read, and the origins of its values.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     pub config: Config,
@@ -103,37 +103,37 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// As TOML without secrets, and behind each key who said it.
+    /// Returns the configuration as TOML without secrets, each key followed by its origin.
     pub fn to_toml(&self, only_changed: bool) -> String {
         let toml = if only_changed { self.config.changed().0 } else { self.config.to_toml() };
         origins::annotate(&toml, &self.tree)
     }
 
-    /// Every key that has a value, and who said it.
+    /// Returns every key that has a value, and its origin.
     pub fn sets(&self) -> Vec<KeyOrigin> {
         origins::all(&self.config, &self.tree)
     }
 }
 
 impl Sources<'_> {
-    /// What is to be known of them even if they hold mistakes, a line each.
+    /// Returns what an operator should know of the sources even if they contain mistakes, one line each.
     pub fn advice(&self) -> Vec<String> {
         advice::of_variables(self)
     }
 }
 
 impl Config {
-    /// Reads and checks everything, or tells every mistake. Files that are named in it are not looked at.
+    /// Reads and checks all sources. Returns the configuration, or every mistake. Files that it names are not opened.
     pub fn load(sources: &Sources<'_>) -> Result<Self, Mistakes> {
         Self::load_and(sources, |_| Vec::new())
     }
 
-    /// The same for a node that is to run with it: the files that are named must be of use.
+    /// The same for a node that is to run with the configuration: the files that it names must be usable.
     pub fn load_to_serve(sources: &Sources<'_>) -> Result<Self, Mistakes> {
         Self::load_and(sources, config_files::faults)
     }
 
-    /// The same, with who said what.
+    /// The same, with the origins of the values.
     pub fn load_with_origins(sources: &Sources<'_>) -> Result<Loaded, Mistakes> {
         Self::load_all(sources, config_files::faults)
     }
@@ -155,7 +155,7 @@ impl Config {
 
         let misread: Vec<String> = mistakes.iter().map(|mistake| mistake.path.clone()).collect();
         for (path, problem) in check::faults(&config).into_iter().chain(check_more(&config)) {
-            // A key that could not be read has its default here, about which nothing should be said.
+            // A key that could not be read has its default here, which is not to be reported.
             if !misread.contains(&path) {
                 let source = collect_values::source_of(&tree, &path);
                 mistakes.push(Mistake { path, problem, source });
@@ -165,18 +165,18 @@ impl Config {
         if mistakes.is_empty() { Ok(Loaded { config, tree }) } else { Err(Mistakes(mistakes)) }
     }
 
-    /// What is no mistake and still not as it may seem to whoever has set it, a line each.
+    /// Returns what is not a mistake but probably not what the operator meant, one line each.
     pub fn advice(&self, sources: &Sources<'_>) -> Vec<String> {
         advice::advice(sources, self)
     }
 
-    /// What `--demo` sets, and nothing else.
+    /// Returns the configuration with the values that `--demo` sets, and no others.
     pub fn demo() -> Self {
         Self::load(&Sources { demo: true, ..Sources::default() }).expect("a test reads the demo's settings")
     }
 
-    /// The variables of this process. What is no text in one of ours becomes a mistake where it is read, instead of
-    /// going unseen.
+    /// Returns the variables of this process. If one with our prefix is not valid Unicode, it is kept so that reading it
+    /// reports a mistake.
     pub fn environment() -> BTreeMap<String, String> {
         std::env::vars_os()
             .filter_map(|(name, value)| {
@@ -185,34 +185,34 @@ impl Config {
             .collect()
     }
 
-    /// The whole configuration as TOML, without secrets.
+    /// Returns the whole configuration as TOML, without secrets.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a configuration is made of tables, lists and plain values")
     }
 
-    /// As TOML, what differs from the defaults, and how many keys that are.
+    /// Returns the keys that differ from their defaults as TOML, and their number.
     pub fn changed(&self) -> (String, usize) {
         changed::changed(self)
     }
 
-    /// Every key that is another one in `new`.
+    /// Returns every key whose value is another in `new`.
     pub fn changes(&self, new: &Self) -> Vec<ConfigChange> {
         difference::changes(self, new)
     }
 
-    /// This configuration with all of `new` that a running node can take over.
+    /// Returns this configuration with those settings of `new` that a running node can apply.
     pub fn with_live_of(&self, new: &Self) -> Self {
         difference::with_live_of(self, new)
     }
 
-    /// Everything that opens connections on behalf of many clients.
+    /// Returns the settings by which connections are opened on behalf of many clients.
     pub fn balancers(&self) -> TrustedProxies {
         let speak_proxy = self.proxy_protocol.trusted.iter().filter(|_| self.proxy_protocol.enabled);
         let networks: Vec<IpNet> = self.http.trusted_proxies.iter().chain(speak_proxy).copied().collect();
         TrustedProxies::new(&networks)
     }
 
-    /// The options of every channel.
+    /// Returns the options of all channels.
     pub fn channel_rules(&self) -> ChannelRules {
         let mut namespaces = self.namespaces.clone();
         if self.mercure.enabled {
@@ -223,7 +223,7 @@ impl Config {
             let options = namespaces.entry(section.channels_or(&name).to_owned()).or_default();
             if section.recovery_ms > 0 {
                 options.keeps_sessions = true;
-                // What was missed in several channels is told in its order.
+                // Publications missed in several channels are sent in their order.
                 options.publication_time = true;
             }
         }

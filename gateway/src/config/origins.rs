@@ -1,4 +1,4 @@
-//! Every value of a configuration with who said it, without secrets.
+//! Lists every value of a configuration with its origin, without secrets.
 
 use std::collections::HashMap;
 
@@ -15,23 +15,23 @@ use crate::pusher::pusher_config::PusherAppConfig;
 use crate::pusher::webhook::Webhook;
 use crate::socketio::namespaces::{EventRule, Namespace};
 
-/// One key.
+/// A key with its value and origin.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct KeyOrigin {
     /// `section.key`.
     pub key: String,
-    /// Secrets are left out.
+    /// The value. Secrets are left out.
     pub value: Value,
     /// A file and its line, a variable, a flag, or `default`.
     pub origin: String,
-    /// Whether it is what it would be if nobody had said anything.
+    /// Whether the value is the one that the key has if no source sets it.
     pub is_default: bool,
 }
 
-/// What stands in for an origin where nobody has said anything.
+/// The origin of a value that no source sets.
 const DEFAULT: &str = "default";
 
-/// Every key that has a value.
+/// Returns every key that has a value.
 pub(super) fn all(config: &Config, tree: &ConfigNode) -> Vec<KeyOrigin> {
     let defaults = leaves(&Config::default());
     let defaults: HashMap<&[String], &Value> =
@@ -44,7 +44,7 @@ pub(super) fn all(config: &Config, tree: &ConfigNode) -> Vec<KeyOrigin> {
     let of_event = serde_json::to_value(EventRule::default()).unwrap_or_default();
     let of_feed = serde_json::to_value(FeedConfig::default()).unwrap_or_default();
     let set = |(path, value): (Vec<String>, Value)| {
-        // A namespace begins with the options that channels without one begin with.
+        // The options of a namespace have the same defaults as those of channels without a namespace.
         let of_default = match &path[..] {
             [namespaces, _, option @ ..] if namespaces == "namespaces" => {
                 defaults.get(&[&["channels".to_owned()], option].concat()[..]).copied()
@@ -77,7 +77,7 @@ pub(super) fn all(config: &Config, tree: &ConfigNode) -> Vec<KeyOrigin> {
     leaves(config).into_iter().filter(|(_, value)| !value.is_null()).map(set).collect()
 }
 
-/// Writes behind each line of a configuration in TOML who said what stands there.
+/// Appends to each line of a configuration in TOML the origin of its value.
 pub(super) fn annotate(toml: &str, tree: &ConfigNode) -> String {
     let lines = Lines::of(toml, 0).paths();
     let mut shown = String::with_capacity(2 * toml.len());
@@ -93,7 +93,7 @@ pub(super) fn annotate(toml: &str, tree: &ConfigNode) -> String {
     shown
 }
 
-/// Every value that is no section, with the way to it.
+/// Returns every value that is not a section, with its path.
 pub(super) fn leaves(config: &Config) -> Vec<(Vec<String>, Value)> {
     let mut found = Vec::new();
     let whole =

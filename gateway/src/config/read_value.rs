@@ -1,7 +1,7 @@
-//! Reads a tree of values into a type, and finds every value that does not fit, not only the first.
+//! Reads a tree of values into a type, and finds every invalid value, not only the first.
 //!
-//! serde stops at the first value that does not fit. So that value is noted, taken out of the tree, and the whole
-//! is read again: what is taken out has its default, and the next value that does not fit comes to light.
+//! serde stops at the first invalid value. That value is noted and removed from the tree, and the whole is read again:
+//! the removed value has its default then, and the next invalid one is found.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use super::mistake::Mistake;
 use super::tree::{ConfigNode, ValueKind, ValueOrigin};
 use crate::setting::trimmed;
 
-/// Reads what fits and notes what does not. Ends because each round takes a value out of the tree.
+/// Reads the valid values and notes the invalid ones. Ends because each round removes a value from the tree.
 pub(super) fn read<T: DeserializeOwned + Default>(mut tree: ConfigNode, mistakes: &mut Vec<Mistake>) -> T {
     loop {
         let fault = match T::deserialize(Reader(&tree)) {
@@ -28,7 +28,7 @@ pub(super) fn read<T: DeserializeOwned + Default>(mut tree: ConfigNode, mistakes
     }
 }
 
-/// Why a value does not fit, and the way to it, innermost step first.
+/// Why a value is invalid, and its path, innermost step first.
 #[derive(Debug)]
 struct ValueError {
     path: Vec<String>,
@@ -72,7 +72,7 @@ impl de::Error for ValueError {
     }
 }
 
-/// Names of Rust types say nothing to an operator.
+/// Replaces names of Rust types, which mean nothing to an operator.
 fn describe(expected: &dyn de::Expected) -> String {
     match expected.to_string().as_str() {
         "u8" => "a whole number from 0 to 255".to_owned(),
@@ -115,9 +115,9 @@ fn unknown(what: String, given: &str, expected: &'static [&'static str]) -> Stri
     }
 }
 
-/// How many letters must be added, dropped, changed or swapped with their neighbour to make `a` of `b`.
+/// Returns how many letters must be added, dropped, changed or swapped with their neighbour to turn `b` into `a`.
 pub(super) fn distance(a: &str, b: &str) -> usize {
-    // Keys are short; a long unknown one is nowhere near a known one.
+    // Keys are short: a long unknown key resembles no known one.
     const LETTERS_MAX: usize = 64;
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     if a.len() > LETTERS_MAX || b.len() > LETTERS_MAX {
@@ -139,13 +139,13 @@ pub(super) fn distance(a: &str, b: &str) -> usize {
     rows[a.len()][b.len()]
 }
 
-/// One value of the tree, as serde asks for it.
+/// A value of the tree, as serde reads it.
 #[derive(Clone, Copy)]
 struct Reader<'a>(&'a ConfigNode);
 
 impl Reader<'_> {
-    /// A text that may stand for something else. In variables and flags everything is text, and who has taken a value
-    /// over from there into a file has it in quotes: all are read alike.
+    /// Reads a text that may represent another type. In variables and flags everything is text, and a value copied from
+    /// there into a file is in quotes: all are read alike.
     fn text(&self) -> Option<&str> {
         match &self.0.kind {
             ValueKind::Text(text) => Some(trimmed(text)),
@@ -153,13 +153,13 @@ impl Reader<'_> {
         }
     }
 
-    /// The same where a list is asked for or nothing at all. TOML has its own words for these.
+    /// The same where a list is expected, or nothing at all. TOML has its own syntax for these.
     fn loose_text(&self) -> Option<&str> {
         self.text().filter(|_| !matches!(self.0.origin, ValueOrigin::File(_)))
     }
 }
 
-/// The number types of serde: text is parsed, everything else must be a number already.
+/// Implements serde's number types: text is parsed, and any other value must be a number already.
 macro_rules! numbers {
     ($($method:ident $visit:ident $parsed:ty;)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
@@ -239,7 +239,7 @@ impl<'de> de::Deserializer<'de> for Reader<'_> {
             })
             .enumerate()
             .collect();
-        // These elements are not in the tree, so what is wrong with one is wrong with the whole text.
+        // These elements are not in the tree, so a mistake in one is a mistake in the whole text.
         visitor.visit_seq(Elements(elements.iter())).map_err(|fault| ValueError { path: Vec::new(), ..fault })
     }
 
@@ -262,8 +262,7 @@ impl<'de> de::Deserializer<'de> for Reader<'_> {
         visitor.visit_unit()
     }
 
-    /// Of a list, serde would take the elements for the fields in their order, and an empty one for a section with
-    /// nothing in it.
+    /// Refuses lists: serde would read their elements as the fields in order, and an empty list as an empty section.
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _: &'static str,

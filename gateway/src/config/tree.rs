@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// Who said a value.
+/// The origin of a value.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum ValueOrigin {
     File(String),
@@ -11,7 +11,7 @@ pub(super) enum ValueOrigin {
 }
 
 impl ValueOrigin {
-    /// For the person who must find the value at `path`.
+    /// Returns a text for the person who has to find the value at `path`.
     pub(super) fn describe(&self, path: &[String]) -> String {
         match self {
             Self::File(file) => file.clone(),
@@ -21,7 +21,7 @@ impl ValueOrigin {
     }
 }
 
-/// The flag that sets the value at `path`: those of the section `server` go without its name.
+/// Returns the flag that sets the value at `path`. Flags of the section `server` do not have its name.
 fn flag(path: &[String]) -> String {
     match path {
         [section, key] if section == "server" => key.replace('_', "-"),
@@ -42,7 +42,7 @@ pub(super) enum ValueKind {
     Whole(i64),
     Float(f64),
     Text(String),
-    /// Each element with its place in the source, which stays when others are pruned.
+    /// Each element with its index in the source, which stays when other elements are pruned.
     List(Vec<(usize, ConfigNode)>),
     Table(BTreeMap<String, ConfigNode>),
 }
@@ -52,7 +52,7 @@ impl ConfigNode {
         Self { origin: ValueOrigin::Flag, kind: ValueKind::Table(BTreeMap::new()) }
     }
 
-    /// The value at `path`.
+    /// Returns the value at `path`.
     pub(super) fn find(&self, path: &[String]) -> Option<&Self> {
         path.iter().try_fold(self, |node, step| match &node.kind {
             ValueKind::Table(entries) => entries.get(step),
@@ -63,8 +63,8 @@ impl ConfigNode {
         })
     }
 
-    /// Who said this value, which is the one at `path`. Of a section, who said its first value: sources are merged
-    /// value by value, so that a section itself is nobody's. `None` for an empty one.
+    /// Returns the origin of this value, which is the one at `path`. For a section, returns the origin of its first value:
+    /// sources are merged value by value, so a section itself has no origin. `None` for an empty section.
     pub(super) fn source_of(&self, path: &[String]) -> Option<String> {
         let ValueKind::Table(entries) = &self.kind else { return Some(self.origin.describe(path)) };
         let (key, entry) = entries.first_key_value()?;
@@ -72,7 +72,7 @@ impl ConfigNode {
         entry.source_of(&path)
     }
 
-    /// The path that is meant by steps with dots between them: names of namespaces may have dots in them.
+    /// Returns the path that steps joined by dots mean: names of namespaces may contain dots.
     pub(super) fn resolve(&self, dotted: &str) -> Option<Vec<String>> {
         if let ValueKind::Table(entries) = &self.kind {
             for (step, node) in entries {
@@ -86,12 +86,12 @@ impl ConfigNode {
             }
             return None;
         }
-        // What is said of a part of a value is said of the value, unless it is a list of which each part stands alone.
+        // A problem of a part of a value is a problem of the value, unless the value is a list whose elements are independent.
         let path: Vec<String> = dotted.split('.').map(str::to_owned).collect();
         Some(if self.find(&path).is_some() { path } else { Vec::new() })
     }
 
-    /// Takes the value at `path` out. False if there is none.
+    /// Removes the value at `path`. Returns false if there is none.
     pub(super) fn prune(&mut self, path: &[String]) -> bool {
         let Some((step, rest)) = path.split_first() else { return false };
         match &mut self.kind {
@@ -124,7 +124,7 @@ impl From<config::Value> for ConfigNode {
             config::ValueKind::Nil => ValueKind::Nothing,
             config::ValueKind::Boolean(value) => ValueKind::Bool(value),
             config::ValueKind::I64(value) => ValueKind::Whole(value),
-            // No source that is read makes these; as text they are refused with their value.
+            // No source produces these. As text they are refused with their value.
             config::ValueKind::I128(value) => ValueKind::Text(value.to_string()),
             config::ValueKind::U64(value) => ValueKind::Text(value.to_string()),
             config::ValueKind::U128(value) => ValueKind::Text(value.to_string()),

@@ -325,7 +325,7 @@ impl Feed {
         }
         match page.publications.iter().find(|publication| publication.position == Some(at)) {
             Some(publication) => fingerprint(publication) != self.fingerprint,
-            // It has expired, so a doubt cannot be cleared.
+            // It is not kept any more, so a doubt cannot be cleared.
             None => repair.doubtful,
         }
     }

@@ -9,8 +9,9 @@ use shared::publication::{Payload, Publication};
 
 use crate::history::{HistoryFilter, HistoryPage, Retention};
 
-/// Offsets start at 1 and have no gaps. The stream keeps the newest publications, within three bounds: in number and in
-/// time by each publication's [`Retention`], in bytes by the caller of [`Stream::append`].
+/// The newest publications of a channel, and where its stream stands. Offsets start at 1 and have no gaps. What is kept
+/// has three bounds: in number and in time by each publication's [`Retention`], in bytes by the caller of
+/// [`Stream::append`].
 #[derive(Debug)]
 pub struct Stream {
     epoch: Epoch,

@@ -1,4 +1,4 @@
-//! Delivers publications from the broker to the workers: in each channel's order, and without gaps that history can mend.
+//! Delivers publications from the broker to the workers: in each channel's order, and without gaps that history can repair.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};

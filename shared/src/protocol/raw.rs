@@ -44,7 +44,8 @@ pub enum MessageHandling {
 
 impl Raw {
     /// Makes a connection. With `recover`, it begins with the publications after that position, or is closed with
-    /// [`Disconnect::INSUFFICIENT_STATE`] if they are no longer retained: a gap must not go unnoticed.
+    /// [`INSUFFICIENT_STATE`](crate::disconnect::Disconnect::INSUFFICIENT_STATE) if they are no longer retained: a gap
+    /// must not go unnoticed.
     pub fn new(channel: Box<str>, token: Box<str>, recover: Option<Since>) -> Self {
         Self { channel, token, recover, delivery: None, messages: MessageHandling::default() }
     }

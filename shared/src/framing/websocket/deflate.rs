@@ -170,7 +170,7 @@ impl Deflater {
 
 /// The end of a sync flush, which the sender removes (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
-/// A sequence that no message contains by chance.
+/// Arbitrary bytes, which the rest of an unfinished message does not decode to.
 const MARK: [u8; 8] = [0x9d, 0x3e, 0xf1, 0x07, 0x6a, 0xc4, 0x58, 0xb2];
 /// The tail, the mark as a stored block, and an empty final block.
 #[rustfmt::skip]

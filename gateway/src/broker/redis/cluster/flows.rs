@@ -25,7 +25,7 @@ const WAITING_MAX: usize = 65_536;
 /// The first and the longest pause before a server that asked to try later is asked again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
 
-/// How many redirections are followed at once. If there are more, the masters do not agree yet.
+/// How many redirections in a row are followed without a pause. If there are more, the masters do not agree yet.
 const AT_ONCE: u32 = 3;
 
 #[derive(Debug)]

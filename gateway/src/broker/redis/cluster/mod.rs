@@ -1,8 +1,8 @@
 //! Redis Cluster and Valkey Cluster: finds the master of each slot, and sends everything to that master.
 //!
 //! Each master is a part of the broker, with connections, queues and pauses of its own ([`cluster_parts`]). All keys of a
-//! channel are in one slot ([`slots`]). The masters are asked for the layout in intervals ([`look`]), and at once when
-//! one of them redirects a command ([`redirect`]). Publications keep their order while slots move ([`flows`]),
+//! channel are in one slot ([`slots`]). The masters are asked for the layout in intervals ([`slot_discovery`]), and at once
+//! when one of them redirects a command ([`redirect`]). Publications keep their order while slots move ([`flows`]),
 //! subscriptions follow their slots ([`moves`]), and other commands are sent again to the right master ([`commands`]).
 
 mod cluster_parts;

@@ -1,6 +1,6 @@
 -- Stores a node's description with a lease, and removes those whose lease has run out.
 --
--- The first command frees memory, so that a full Redis allows it and those that follow: the number of nodes is bounded.
+-- The first write frees memory, so that a full Redis allows it and those that follow: the number of nodes is bounded.
 --
 -- KEYS  leases, descriptions
 -- ARGV  node ('' to only clean up), lease ms, description

@@ -232,7 +232,7 @@ impl SentinelReply {
         self.fails_over && self.named.as_ref().is_some_and(|named| !is_named(named))
     }
 
-    /// Returns the Sentinel's word. A replica that was told to become the master and is one counts as the master,
+    /// Returns the Sentinel's view. A replica that was told to become the master and is one counts as the master,
     /// although the Sentinel names it only after its own check, once a second. Its epoch will be later than the present
     /// one.
     fn view(self, chosen: Option<&PromotedReplica>) -> SentinelView {

@@ -11,7 +11,7 @@ use super::super::redis_address::RedisAddress;
 /// so by then the others have heard of the failover, or there is none.
 const FORETOLD_FOR: Duration = Duration::from_secs(5);
 
-/// The last word of a Sentinel.
+/// What a Sentinel last reported.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum SentinelView {
     /// The Sentinel has been asked and may still answer.
@@ -37,7 +37,7 @@ pub(super) struct ReportedMaster {
     pub(super) instead_of: Option<Box<ReportedMaster>>,
 }
 
-/// The conclusion from all words together.
+/// The conclusion from all views together.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum MasterVerdict<'a> {
     /// It is too early to decide.
@@ -53,7 +53,7 @@ impl SentinelView {
         matches!(self, Self::Names(_) | Self::Unknown)
     }
 
-    /// Returns the word of this Sentinel after it has been silent for this time.
+    /// Returns the view of this Sentinel after it has been silent for this time.
     pub(super) fn silenced(&self, why: Arc<str>, silence: Duration) -> Self {
         let last = match self {
             Self::Names(named) => Some(named),
@@ -83,7 +83,7 @@ impl ReportedMaster {
     }
 }
 
-/// Combines the words of all Sentinels, each with its Sentinel's address. `followed` is the master known until now.
+/// Combines the views of all Sentinels, each with its Sentinel's address. `followed` is the master known until now.
 pub(super) fn decide<'a>(
     name: &str,
     views: &'a [(String, SentinelView)],
@@ -172,7 +172,7 @@ mod tests {
         RedisAddress::Tcp { host: "10.0.0.1".to_owned(), port, tls: false }
     }
 
-    /// Returns the chosen port, given the Sentinels' words and the port that is followed: 0 if the master is still awaited,
+    /// Returns the chosen port, given the Sentinels' views and the port that is followed: 0 if the master is still awaited,
     /// or `None` if no Sentinel names one.
     fn decided(views: &[SentinelView], followed: u16) -> Option<u16> {
         let views: Vec<(String, SentinelView)> =

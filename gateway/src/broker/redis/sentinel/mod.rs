@@ -40,14 +40,14 @@ struct KnownMaster {
     trouble: Option<Arc<str>>,
 }
 
-/// The last word of each Sentinel.
+/// The last view of each Sentinel.
 #[derive(Debug)]
 struct SentinelBoard {
     /// The name of the master.
     name: String,
     /// Whether the master is reached over TLS.
     tls: bool,
-    /// Words in the order of the configuration, each with the address of its Sentinel.
+    /// Views in the order of the configuration, each with the address of its Sentinel.
     views: Mutex<Vec<(String, SentinelView)>>,
     known: watch::Sender<KnownMaster>,
     metrics: Arc<BrokerMetrics>,
@@ -128,7 +128,7 @@ impl Sentinels {
 }
 
 impl SentinelBoard {
-    /// Records the word of a Sentinel, or its silence.
+    /// Records the view of a Sentinel, or its silence.
     fn note(&self, number: usize, say: impl FnOnce(&SentinelView) -> SentinelView) {
         let mut views = self.views.lock();
         let Some((_, view)) = views.get_mut(number) else { return };

@@ -1,4 +1,5 @@
-//! Delivers publications from the broker to the workers: in each channel's order, and without gaps that history can repair.
+//! Delivers publications from the broker to the workers: in each channel's order, and without gaps that history can
+//! repair.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};

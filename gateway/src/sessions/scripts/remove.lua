@@ -1,4 +1,4 @@
--- Forgets a session, if it is of this holder.
+-- Removes a session, if it belongs to this holder.
 --
 -- KEYS  session
 -- ARGV  holder

@@ -1,9 +1,9 @@
--- Writes a session, if whoever writes it holds it.
+-- Writes a session, if the writer holds it. A later version of the same holder stays.
 --
 -- KEYS  session
--- ARGV  holder before, '1' if there has to be a session of that, ttl ms, holder, version, value. A session is 16 digits of
---       its holder, 16 of its version, and the value; digits are hexadecimal, so that later versions sort behind.
--- Gives 1, or 0 if somebody else holds it
+-- ARGV  holder before, '1' if that holder's session must exist, ttl ms, holder, version, value. A session is 16 digits of
+--       its holder, 16 of its version, and the value. Digits are hexadecimal, so that later versions sort behind earlier ones.
+-- Returns 1, or 0 if another holder has the session, or it does not exist and must
 local there = redis.call('GETRANGE', KEYS[1], 0, 31)
 if there == '' then
   if ARGV[2] == '1' then

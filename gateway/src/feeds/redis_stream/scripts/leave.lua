@@ -1,6 +1,6 @@
--- Gives the turn back, if it is this reader's.
+-- Ends the lease, if this reader has it.
 --
--- KEYS  turn
+-- KEYS  lease
 -- ARGV  reader
 if redis.call('GET', KEYS[1]) == ARGV[1] then
   return redis.call('DEL', KEYS[1])

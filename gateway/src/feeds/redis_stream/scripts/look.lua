@@ -1,8 +1,8 @@
--- Keeps the turn of the one that reads, and says how far behind it is.
+-- Renews the lease of the reader, and returns how far the group is behind.
 --
--- KEYS  stream, turn
--- ARGV  reader, how long its turn holds from now on ms, group
--- Gives {0}: it is another's turn; or {1, the last id handed out, records not let go of (-1: not known), the age of the
+-- KEYS  stream, lease
+-- ARGV  reader, lease ms, group
+-- Returns {0} if another reader has the lease, or {1, last delivered id, records not acknowledged yet (-1: unknown), age of the
 -- oldest of them ms (-1: there is none)}
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then
   return {0}
@@ -17,7 +17,7 @@ for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   end
   if known['name'] == ARGV[3] then
     last = known['last-delivered-id']
-    -- Redis 6 has no lag, and later ones do not know it once records were deleted.
+    -- Redis 6 reports no lag, and later releases do not know it once records were deleted.
     if known['lag'] then
       behind = known['lag'] + known['pending']
     end

@@ -1,23 +1,23 @@
--- Hands out records to the one that reads, and nothing to others.
+-- Delivers records to the reader that has the lease, and nothing to others.
 --
--- KEYS  stream, turn
--- ARGV  reader, how long its turn holds from now on ms, group, after which id records are handed out anew that were handed
---       out before (or > for those that never were), the most records, the most bytes, the longest record in bytes
--- Gives {0}: it is another's turn; {2}: it was nobody's, so that what was handed out has to be asked for first; or
---       {1, {id, fields, or how long it is, or nothing where it is gone}, …}
+-- KEYS  stream, lease
+-- ARGV  reader, lease ms, group, id after which records that were delivered before are delivered again (or > for new ones),
+--       the most records, the most bytes, the longest record in bytes
+-- Returns {0} if another reader has the lease, {2} if none had it and the reader must first ask for the records that were
+-- delivered before, or {1, {id, fields; or the length of a longer record; or nothing if the record is gone}, ...}
 --
--- One at a time is read, so that nothing is handed out past the bounds: what is handed out and not given back would be read
--- behind what comes after it.
+-- Records are read one by one, so that none is delivered past the bounds: a record that was delivered and not returned would
+-- be read behind those that follow it.
 local holder = redis.call('GET', KEYS[2])
 if holder and holder ~= ARGV[1] then
   return {0}
 end
--- A turn that is kept needs no memory: reading goes on where that is full.
+-- Renewing a lease needs no memory, so reading goes on when Redis is full.
 if holder then
   redis.call('PEXPIRE', KEYS[2], ARGV[2])
 else
   redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-  -- Another may have read meanwhile, and not have done with it.
+  -- Another reader may have read records meanwhile without acknowledging them.
   if ARGV[4] == '>' then
     return {2}
   end
@@ -43,7 +43,7 @@ while #given <= records_max and bytes < bytes_max do
     for _, text in ipairs(fields) do
       size = size + #text
     end
-    -- Also of one that is not handed out: this copies it all the same.
+    -- A record that is too long is counted too, because it is copied all the same.
     bytes = bytes + size
     if size > longest then
       fields = size

@@ -1,10 +1,10 @@
--- Carries out what a holder does, in its order.
+-- Makes the changes of a holder, in order.
 --
--- The first write is one that needs memory: a full Redis refuses all of it, and the holder tries again.
+-- The first write needs memory: a full Redis refuses all changes, and the holder tries again.
 --
--- ARGV  most news, most bytes, holder; then a letter and a text for each change: + and - with what is held and let go of,
---       # with a number, a space and what has it, = with news
--- Gives 1, or 0 if the holder's lease is over: then nothing was done
+-- ARGV  most news, most bytes, holder; then a letter and a text for each change: + and - with an entry that is held or
+--       released, # with a count, a space and the entry that has it, = with an event
+-- Returns 1, or 0 if the holder's lease has run out: then nothing was done
 local holder = ARGV[3]
 if not has_lease(holder) then
   return 0

@@ -1,4 +1,4 @@
--- What the scripts of a ledger have in common. A ledger's news stand in a sorted set by their number, which each begins with.
+-- The common part of the scripts of ledgers. News are in a sorted set by their numbers, and each begins with its number.
 --
 -- KEYS  leases, holders, counts, news, meta, held
 -- ARGV  as each script says; the first two are the most news that are kept, and the most bytes of them
@@ -17,7 +17,7 @@ local function open_log()
     local known = redis.call('HMGET', meta, 'last', 'bytes')
     last, bytes = tonumber(known[1]), tonumber(known[2]) or 0
     if not last then
-      -- Of numbers that are given out again nothing may be left.
+      -- Numbers begin anew, so no news with earlier numbers may be left.
       redis.call('DEL', news)
       last, bytes = 0, 0
     end
@@ -35,7 +35,7 @@ local function tell(text)
   redis.call('ZADD', news, whole(last), whole(last) .. ':' .. text)
 end
 
--- Drops the oldest of what is too much, and writes down where the news end.
+-- Drops the oldest news beyond the bounds, and stores the last number.
 local function close_log()
   if not last then
     return
@@ -80,7 +80,7 @@ local function release(holder, subject)
   tell('-' .. subject)
 end
 
--- Whether this holder has a lease that has not run out.
+-- Returns whether this holder has a lease that has not run out.
 local function has_lease(holder)
   local score = redis.call('ZSCORE', leases, holder)
   return score and tonumber(score) > now

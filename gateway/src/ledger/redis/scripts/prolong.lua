@@ -1,11 +1,11 @@
--- Prolongs a holder's lease, and frees some of what those held whose lease is over.
+-- Renews a holder's lease, and releases some entries of holders whose lease has run out.
 --
--- The first write frees memory, so that a full Redis lets it and the rest through: a lease is a few bytes, and what is freed
--- is more than the news of it.
+-- The first write frees memory, so that a full Redis allows it and those that follow: a lease takes a few bytes, and
+-- releasing entries frees more than the news of it take.
 --
--- ARGV  most news, most bytes, holder, lease ms, 1 if the lease is to begin, how much is freed at most, ms for which all this
---       is kept if nobody comes
--- Gives 1, or 2 if there is more to be freed, or 0 if the holder's lease is over: then nothing was done for it
+-- ARGV  most news, most bytes, holder, lease ms, 1 if the lease is to begin, the most entries to release, ms for which an
+--       unused ledger is kept
+-- Returns 1, or 2 if there are more entries to release, or 0 if the holder's lease had run out: then it was not renewed
 local holder, lease, begins, limit = ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6])
 redis.call('ZREM', leases, '')
 local holds = begins or has_lease(holder)

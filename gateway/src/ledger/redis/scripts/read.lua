@@ -1,11 +1,11 @@
--- Reads the next news for a reader, for whom one node reads at a time, and forgets what all readers have done with.
+-- Reads the next news for a reader, for which one node reads at a time, and removes the news that all readers have processed.
 --
--- The first write frees memory, so that a full Redis lets it and the rest through.
+-- The first write frees memory, so that a full Redis allows it and those that follow.
 --
--- ARGV  0, 0, reader, who reads for it, lease ms, the number up to which it had done with them and the one up to which it
---       has now ('' and '' if it is the same), most news to give, all readers
--- Gives {0} if another reads for it, or {1, number it had done with before ('' if it is new), number of the last it has done
--- with, news}
+-- ARGV  0, 0, reader, node that reads for it, lease ms, the number up to which the reader had processed news and the one up
+--       to which it has now ('' and '' if nothing has changed), the most news to return, all readers
+-- Returns {0} if another node reads for it, or {1, number up to which it had processed news before ('' for a new reader), the
+-- same number now, news}
 local reader, by, lease, from, done, limit = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7]), ARGV[8]
 local known = redis.call('HMGET', meta, 'by:' .. reader, 'until:' .. reader, 'done:' .. reader)
 if known[1] and known[1] ~= by and tonumber(known[2]) > now then

@@ -1,10 +1,10 @@
--- Says which nodes' clients count as present, and prolongs one node's lease.
+-- Renews one node's lease, and returns the nodes whose clients count as present.
 --
--- The first write frees memory, so that a full Redis lets it and the rest through: there are only so many nodes.
+-- The first write frees memory, so that a full Redis allows it and those that follow: the number of nodes is bounded.
 --
 -- KEYS  leases
--- ARGV  node ('' to only ask), lease ms, a node whose lease ends now ('' for none)
--- Gives {1 if the node's lease had not run out, nodes whose lease holds}
+-- ARGV  node ('' to only read), lease ms, a node whose lease ends now ('' for none)
+-- Returns {1 if the node's lease had not run out, nodes whose lease holds}
 local leases, node = KEYS[1], ARGV[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,9 +1,9 @@
--- Reads who is in a channel, or how many are.
+-- Reads the clients in a channel, or the numbers of clients and users.
 --
 -- KEYS  nodes of the channel
 -- ARGV  'clients' or 'stats', 1 to take a node on neither list as live, number of live nodes, the live nodes, and
 --       the dead nodes: their lease has run out, and no node takes a lease under the same name again
--- Gives {1, {records of each node}} or {1, {clients, users}}; {0, {nodes}} if some are on neither list
+-- Returns {1, {records of each node}} or {1, {clients, users}}; {0, {nodes}} if some are on neither list
 local channel, what = KEYS[1], ARGV[1]
 
 local live, dead = {}, {}

@@ -1,10 +1,10 @@
--- Writes what changed in one channel on one node.
+-- Writes the changes of one channel on one node.
 --
--- Where something is added, the first write is one that needs memory: a full Redis takes nobody new. It lets everybody go
--- all the same: what is only taken away is taken away also where the rest is refused.
+-- If something is added, the first write needs memory: a full Redis accepts no new clients. Removals are made all the same,
+-- even if the additions are refused.
 --
 -- KEYS  nodes of the channel, members of this node, users of this node
--- ARGV  node, ttl ms, 1 to begin from nothing, then four numbers: members set, members removed, users set, users
+-- ARGV  node, ttl ms, 1 to write from scratch, then four numbers: members set, members removed, users set, users
 --       removed; then the members set as id and record, and the others as they are
 local nodes, members, users = KEYS[1], KEYS[2], KEYS[3]
 local node, ttl = ARGV[1], ARGV[2]
@@ -20,7 +20,7 @@ local function apply(command, key, at, count)
     redis.call(command, key, unpack(ARGV, at, at + count - 1))
   end
 end
--- Of those who are there, takes away who is not named in so many places, each so far from the one before.
+-- Removes from `there` all that `count` arguments from `at` on, `step` apart, do not name.
 local function keep(there, command, key, at, count, step)
   local named = {}
   for place = at, at + (count - 1) * step, step do

@@ -184,12 +184,13 @@ fn explain_subscription(
         return;
     }
     let came_ms = now_ms.saturating_sub((info.uptime + 1) * 1_000);
-    if publication.is_some_and(|publication| publication.time_ms > 0 && publication.time_ms < came_ms) {
+    let made_ms = publication.map(|publication| publication.time_ms).filter(|made_ms| *made_ms > 0);
+    if made_ms.is_some_and(|made_ms| made_ms < came_ms) {
         let text =
             "the publication was made before the client connected: the client gets it only by recovery";
         return found.add(DeliveryVerdict::Unknown, "before_it_connected", text);
     }
-    explain_position(found, detail, subscription, offset);
+    explain_position(found, detail, subscription, offset, made_ms.is_some());
 }
 
 /// Explains whether the publication is for this client at all.
@@ -227,11 +228,13 @@ fn explain_choice(
     false
 }
 
+/// Explains how far the client has come. `is_later`: the publication is known to be younger than the connection.
 fn explain_position(
     found: &mut Findings,
     detail: &ConnectionDetail,
     subscription: &SubscriptionDetail,
     offset: u64,
+    is_later: bool,
 ) {
     match &*subscription.stage {
         "joining" => {
@@ -269,7 +272,20 @@ fn explain_position(
         let text = format!(
             "{outbox_bytes} bytes wait in the client's outbox: its socket has accepted nothing for {stalled_ms} ms"
         );
-        found.add(DeliveryVerdict::Waiting, "outbox", text);
+        // An older publication may have been written, or never have been for this client.
+        let verdict =
+            if is_later || offset == 0 { DeliveryVerdict::Waiting } else { DeliveryVerdict::Unknown };
+        found.add(verdict, "outbox", text);
+    } else if stands.is_some() && !subscription.newest && !is_later {
+        let text = match offset {
+            0 => {
+                "all that came to the channel since the client subscribed was written to its socket; without an offset, no more than that can be told"
+            }
+            _ => {
+                "all that came to the channel since the client subscribed was written to its socket; whether it was subscribed by then is not known, since the publication does not carry its time (publication_time)"
+            }
+        };
+        found.add(DeliveryVerdict::Unknown, "subscribed", text);
     } else if stands.is_some() && !subscription.newest {
         let text = "all publications since the client subscribed were written to its socket: this one too, if \
             the client was subscribed by then";

@@ -61,7 +61,7 @@ pub use reload::{LoadConfigFn, ReloadError, ReloadReport};
 
 use canary_probe::keep_canary;
 use connect::Connected;
-use open_listener::{listen, local_address, open_listener};
+use open_listener::{listen, open_listener};
 use reload::Reloader;
 
 /// The greatest age of the last canary that came back through the broker. Past it the node is unready, and clients go elsewhere.
@@ -97,8 +97,8 @@ pub struct App {
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("cannot listen on {address}: {error}")]
-    Listen { address: SocketAddr, error: std::io::Error },
+    #[error("cannot listen on {address} ({setting}): {error}")]
+    Listen { address: SocketAddr, setting: &'static str, error: std::io::Error },
     #[error("{0}")]
     Setup(Box<dyn std::error::Error + Send + Sync>),
 }
@@ -130,23 +130,27 @@ impl App {
         let entered = runtime.enter();
         // SIGHUP is handled before anybody knows that this node serves: until then it would end the process.
         let hangups = signal(SignalKind::hangup()).map_err(setup)?;
-        let (client_socket, client_address) = open_listener(config.server.listen, config.server.backlog)?;
-        let internal_socket = listen(config.internal.listen, INTERNAL_BACKLOG)?;
-        let cluster_socket =
-            config.cluster.listen.map(|address| listen(address, CLUSTER_BACKLOG)).transpose()?;
+        let (client_socket, client_address) =
+            open_listener(config.server.listen, "server.listen, or --listen", config.server.backlog)?;
+        let internal_socket =
+            listen(config.internal.listen, "internal.listen, or --internal-listen", INTERNAL_BACKLOG)?;
+        let cluster_socket = config
+            .cluster
+            .listen
+            .map(|address| listen(address, "cluster.listen", CLUSTER_BACKLOG))
+            .transpose()?;
         let console_at = config.console.listen.filter(|_| config.console.enabled);
-        let console_socket = console_at.map(|address| listen(address, INTERNAL_BACKLOG)).transpose()?;
-        let api_socket = config.api.listen.map(|address| open_listener(address, API_BACKLOG)).transpose()?;
+        let console_socket =
+            console_at.map(|address| listen(address, "console.listen", INTERNAL_BACKLOG)).transpose()?;
+        let api_socket =
+            config.api.listen.map(|address| open_listener(address, "api.listen", API_BACKLOG)).transpose()?;
         drop(entered);
-        let console_address = match (&console_socket, console_at) {
-            (Some(socket), Some(address)) => Some(local_address(socket, address)?),
-            _ => None,
-        };
-        let internal_address = local_address(&internal_socket, config.internal.listen)?;
-        let takes_in_at = match (&cluster_socket, config.cluster.listen) {
-            (Some(socket), Some(address)) => Some(config.cluster.advertised(local_address(socket, address)?)),
-            _ => None,
-        };
+        let console_address =
+            console_socket.as_ref().map(tokio::net::TcpListener::local_addr).transpose().map_err(setup)?;
+        let internal_address = internal_socket.local_addr().map_err(setup)?;
+        let cluster_address =
+            cluster_socket.as_ref().map(tokio::net::TcpListener::local_addr).transpose().map_err(setup)?;
+        let takes_in_at = cluster_address.map(|address| config.cluster.advertised(address));
 
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let workers = config.workers.count_for(processors);

@@ -10,14 +10,20 @@ use super::{StartError, setup};
 
 pub(super) fn open_listener(
     address: SocketAddr,
+    setting: &'static str,
     backlog: u32,
 ) -> Result<(AsyncFd<mio::net::TcpListener>, SocketAddr), StartError> {
-    let socket = listen(address, backlog)?;
-    let bound = local_address(&socket, address)?;
+    let socket = listen(address, setting, backlog)?;
+    let bound = socket.local_addr().map_err(setup)?;
     Ok((for_accepting(socket).map_err(setup)?, bound))
 }
 
-pub(super) fn listen(address: SocketAddr, backlog: u32) -> Result<TcpListener, StartError> {
+/// Listens on the address. `setting`: what the user changes to choose another one.
+pub(super) fn listen(
+    address: SocketAddr,
+    setting: &'static str,
+    backlog: u32,
+) -> Result<TcpListener, StartError> {
     let bind = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         // A restarted node must not wait for the connections of its predecessor to time out.
@@ -27,7 +33,7 @@ pub(super) fn listen(address: SocketAddr, backlog: u32) -> Result<TcpListener, S
         socket.bind(address)?;
         socket.listen(backlog)
     };
-    bind().map_err(|error| StartError::Listen { address, error })
+    bind().map_err(|error| StartError::Listen { address, setting, error })
 }
 
 /// Wraps the listener as mio's type, so that an accepted socket is not registered with a poll before somebody has to
@@ -38,8 +44,4 @@ pub(super) fn listen(address: SocketAddr, backlog: u32) -> Result<TcpListener, S
 )]
 fn for_accepting(socket: TcpListener) -> std::io::Result<AsyncFd<mio::net::TcpListener>> {
     AsyncFd::with_interest(mio::net::TcpListener::from_std(socket.into_std()?), Interest::READABLE)
-}
-
-pub(super) fn local_address(socket: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {
-    socket.local_addr().map_err(|error| StartError::Listen { address, error })
 }

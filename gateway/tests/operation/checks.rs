@@ -138,8 +138,13 @@ async fn a_secret_that_can_be_guessed_is_refused_wherever_it_comes_from() {
 async fn an_address_that_is_taken_is_told_and_the_program_ends() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let ended = program().run(&["serve", "--listen", &address, "--internal-listen", "127.0.0.1:0"]).await;
-    assert_eq!(ended.status.code(), Some(1));
-    let told = String::from_utf8(ended.stderr).unwrap();
-    assert!(told.contains(&format!("cannot listen on {address}")), "{told}");
+    for (is_free, is_taken, setting) in [
+        ("--internal-listen", "--listen", "server.listen, or --listen"),
+        ("--listen", "--internal-listen", "internal.listen, or --internal-listen"),
+    ] {
+        let ended = program().run(&["serve", is_taken, &address, is_free, "127.0.0.1:0"]).await;
+        assert_eq!(ended.status.code(), Some(1));
+        let told = String::from_utf8(ended.stderr).unwrap();
+        assert!(told.contains(&format!("cannot listen on {address} ({setting}): ")), "{told}");
+    }
 }

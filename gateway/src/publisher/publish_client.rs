@@ -143,11 +143,13 @@ impl PublishClient {
             };
             self.report_problem(&mut has_complained, &last, complain);
             let after = begun.elapsed();
-            if after + backoff > self.retry_for {
+            // The last attempt is at the end of the time, however long the backoff is by then.
+            let left = self.retry_for.saturating_sub(after);
+            if left.is_zero() {
                 return Err(SendError::Unreachable { after, last });
             }
             self.retries += 1;
-            tokio::time::sleep(backoff.mul_f64(rand::random_range(0.5..1.0))).await;
+            tokio::time::sleep(backoff.mul_f64(rand::random_range(0.5..1.0)).min(left)).await;
             backoff = (backoff * 2).min(BACKOFF_MAX);
         }
     }

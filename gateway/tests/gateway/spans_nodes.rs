@@ -1,5 +1,6 @@
 //! Tests that several nodes over one Redis behave as one.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -85,16 +86,17 @@ async fn a_node_listens_once_to_what_its_clients_want_and_for_a_moment_longer() 
 #[tokio::test]
 async fn who_comes_while_a_channel_is_being_let_go_hears_it() {
     let redis = RedisServer::start();
-    let gateway = gateway().over(&redis.url()).start().await;
+    let relay = Relay::start((Ipv4Addr::LOCALHOST, redis.port()).into(), b"SUBSCRIBE").await;
+    let url = format!("redis://127.0.0.1:{}", relay.port());
+    let gateway = gateway().over(&url).start().await;
     let (mut one, mut two) = (gateway.connect().await, gateway.connect().await);
     one.subscribe("chat").await;
     one.command("unsubscribe", json!({ "channel": "chat" })).await;
-    redis.freeze();
-    // The node unsubscribes in Redis two seconds after the last subscriber has left, and gets no answer. With other timing this
-    // test shows less, but does not fail.
-    tokio::time::sleep(Duration::from_millis(2_300)).await;
+    relay.keep_answers();
+    // The node unsubscribes in Redis some time after the last subscriber has left, and gets no answer.
+    eventually("Redis let go of it", async || listeners(&redis, "chat") == 0).await;
     let mut id = two.ask("subscribe", json!({ "channel": "chat" })).await;
-    redis.thaw();
+    relay.release();
     eventually("it is subscribed", async || {
         let reply = two.reply(id).await;
         let is_refused = reply.get("error").is_some();

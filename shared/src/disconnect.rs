@@ -38,6 +38,7 @@ disconnects! {
     INTERNAL = 3004 "internal server error";
     EXPIRED = 3005 "connection expired";
     SUBSCRIPTION_EXPIRED = 3006 "subscription expired";
+    /// The client was too slow. [`SlowCause`] lists the four causes; each is decided where its variant is used.
     SLOW = 3008 "slow";
     WRITE_ERROR = 3009 "write error";
     INSUFFICIENT_STATE = 3010 "insufficient state";

@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
@@ -33,12 +33,15 @@ const pattern = (answer) => new RegExp(`^${answer.split('…').map(RegExp.escape
 const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
 
 class Reader {
-  cwd = mkdtempSync(join(tmpdir(), 'first-application-'));
+  root = mkdtempSync(join(tmpdir(), 'first-application-'));
+  // The page starts in the checkout, and creates its folder beside it.
+  cwd = join(this.root, 'checkout');
   servers = [];
 
   constructor(t, places, env) {
     Object.assign(this, { t, places, env });
-    t.after(() => rmSync(this.cwd.replace(/\/chat$/, ''), { recursive: true, force: true }));
+    mkdirSync(this.cwd);
+    t.after(() => rmSync(this.root, { recursive: true, force: true }));
   }
 
   // Replaces the page's ports by free ones.
@@ -119,7 +122,7 @@ test('the page on a first application leads to one', async (t) => {
   };
   blocks.shift();
 
-  await next('mkdir chat');
+  await next('mkdir ../chat');
   await next('openssl rand');
   await next('tidegate.toml');
   assert.match(await next('tidegate check'), /hmac_secret_file = "token.secret"/);

@@ -4,7 +4,7 @@ import { ask, metrics, readiness, settings } from './ask.js';
 import { parse, quantile, rate, rates, total, totals } from './figures.js';
 import { morph } from './morph.js';
 import { Plot } from './plot.js';
-import { address, age, ago, bytes, count, el, facts, field, form, json, link, seconds, table } from './show.js';
+import { address, age, ago, bytes, count, el, facts, field, form, json, link, seconds, several, table } from './show.js';
 
 const INTERVAL_MS = 2_000;
 const SAMPLES = 60;
@@ -28,7 +28,7 @@ const plots = [
     values: (before, now, s) => [rate(before, now, 'tidegate_deliveries_out_total', s)] },
   { plot: new Plot({ title: 'From publication to the last socket', series: ['p50', 'p99'], format: seconds, samples: SAMPLES }),
     values: (before, now) => [0.5, 0.99].map((part) => quantile(before, now, 'tidegate_publish_to_socket_seconds', part)) },
-  { plot: new Plot({ title: 'Connections', series: ['here'], format: count, samples: SAMPLES }),
+  { plot: new Plot({ title: 'Connections', series: ['here'], format: count, whole: true, samples: SAMPLES }),
     values: (_, now) => [total(now, 'tidegate_connections')] },
 ];
 
@@ -50,13 +50,15 @@ function lookAtNamespaces(before, now, elapsed) {
 async function look() {
   const [text, ready, info] = await Promise.all([metrics(), readiness(), ask('info')]);
   const now = { at: Date.now(), samples: parse(text) };
+  nodes = info.nodes;
+  // A rate over a short interval would be far from the ones beside it.
+  if (last && now.at - last.at < INTERVAL_MS / 2) return ready;
   if (last) {
     const elapsed = (now.at - last.at) / 1_000;
     for (const { plot, values } of plots) plot.push(now.at, values(last.samples, now.samples, elapsed));
     namespaces = lookAtNamespaces(last.samples, now.samples, elapsed);
   }
   last = now;
-  nodes = info.nodes;
   return ready;
 }
 
@@ -156,6 +158,12 @@ const publicationRows = (publications) => table([
 // Data that the channel does not retain is shown as absent, not as an error of the page.
 const orNone = (asked) => asked.catch((error) => ({ none: error.message }));
 
+// Presence counts all clients without a user as one user.
+function present({ num_clients: clients, num_users: users }, { connections }) {
+  const anonymous = Object.values(connections).some(({ user }) => !user);
+  return `${several(clients, 'client')}, ${several(users, 'user')}${anonymous ? ' (anonymous clients count as one)' : ''}`;
+}
+
 function channel(name) {
   const { part, refresh } = live(async () => {
     const [stats, history, presence, connections] = await Promise.all([
@@ -167,7 +175,7 @@ function channel(name) {
     return [
       facts([
         ['Subscribers', count(stats.channels[name]?.num_clients ?? 0)],
-        ['Present', presence.none ? '–' : `${count(presence.num_clients)} clients, ${count(presence.num_users)} users`],
+        ['Present', presence.none ? '–' : present(presence, connections)],
         ['Position', history.none ? '–' : `${history.offset} of ${history.epoch}`],
       ]),
       el('h2', {}, 'Latest publications'),
@@ -271,12 +279,12 @@ function explainForm(id) {
   const answer = el('div', { id: 'explained', role: 'status' });
   const asked = form([
     field('Channel', el('input', { name: 'channel', required: true, autocomplete: 'off' })),
-    field('Offset of the publication', el('input', { name: 'offset', inputmode: 'numeric', pattern: '[0-9]*', autocomplete: 'off' })),
+    field('Offset of the publication (empty: any)', el('input', { name: 'offset', inputmode: 'numeric', pattern: '[0-9]*', autocomplete: 'off' })),
   ], 'Explain', async ({ channel: name, offset }) => {
     answer.replaceChildren();
     const { verdict, findings } = await ask('explain', { client: id, channel: name, offset: Number(offset) });
     answer.replaceChildren(
-      el('p', { class: 'verdict', 'data-verdict': verdict }, { sent: 'It was sent.', waiting: 'It is on its way.', not_sent: 'It was not sent.', unknown: 'It is unknown whether it was sent.' }[verdict]),
+      el('p', { class: 'verdict', 'data-verdict': verdict }, { sent: 'It was sent, if the client was subscribed by then.', waiting: 'It is on its way.', not_sent: 'It was not sent.', unknown: 'It is unknown whether it was sent.' }[verdict]),
       el('ul', {}, findings.map(({ text }) => el('li', {}, text))),
     );
   });

@@ -12,17 +12,21 @@ function shape(name, attributes, ...children) {
   return element;
 }
 
-// Returns the lowest 1, 2 or 5 times a power of ten that is not below the value.
-export function ceiling(value) {
+// Returns the lowest of the steps times a power of ten that is not below the value.
+function ceiling(value, steps) {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value);
+  return steps.map((step) => step * power).find((step) => step >= value);
 }
 
+const STEPS = [1, 2, 5, 10];
+// For whole numbers, so that the middle of the scale is one too.
+const EVEN_STEPS = [2, 4, 10];
+
 export class Plot {
-  // `series`: names. `format`: a value in words. `samples`: how many are shown.
-  constructor({ title, series, format, samples }) {
-    Object.assign(this, { title, series, format, samples });
+  // `series`: names. `format`: a value in words. `samples`: how many are shown. `whole`: whether all values are whole numbers.
+  constructor({ title, series, format, samples, whole = false }) {
+    Object.assign(this, { title, series, format, samples, whole });
     this.moments = [];
     this.element = document.createElement('figure');
     this.element.className = 'plot';
@@ -46,7 +50,8 @@ export class Plot {
 
   draw() {
     const all = this.moments.flatMap(({ values }) => values).filter((value) => value !== null);
-    const top = ceiling(Math.max(0, ...all));
+    const highest = Math.max(0, ...all);
+    const top = this.whole ? ceiling(Math.max(2, highest), EVEN_STEPS) : ceiling(highest, STEPS);
     const x = (index) => SIDES.left + ((WIDTH - SIDES.left - SIDES.right) * (index + this.samples - this.moments.length)) / (this.samples - 1);
     const y = (value) => HEIGHT - SIDES.bottom - ((HEIGHT - SIDES.top - SIDES.bottom) * value) / top;
     const parts = [];

@@ -68,6 +68,9 @@ export function count(value) {
   return `${scaled.toFixed(digits)}${unit}`;
 }
 
+// 1 client, 2 clients
+export const several = (value, thing) => `${count(value)} ${thing}${value === 1 ? '' : 's'}`;
+
 export const bytes = (value) => (value < 1024 ? `${Math.round(value)} B` : value < 2 ** 20 ? `${(value / 1024).toFixed(1)} KiB` : `${(value / 2 ** 20).toFixed(1)} MiB`);
 
 export const seconds = (value) => (value < 0.000_9995 ? `${Math.round(value * 1e6)} µs` : value < 0.9995 ? `${(value * 1e3).toPrecision(3)} ms` : `${value.toPrecision(3)} s`);

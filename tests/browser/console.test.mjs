@@ -12,6 +12,7 @@ allow_subscribe = true
 allow_subscribe_anonymous = true
 history_size = 10
 history_ttl_s = 60
+publication_time = true
 presence = true
 [auth]
 allow_anonymous = true
@@ -60,6 +61,8 @@ test('the overview shows nodes and moving figures, also in the dark and on a pho
   assert.match(words[0], /^Publications a second: in [1-9][\d.]*k?$/);
   assert.match(words[2], /^From publication to the last socket: p50 [\d.]+ (µs|ms), p99 [\d.]+ (µs|ms)$/);
   assert.match(words[3], /^Connections: here 1$/);
+  const scale = await page.locator('.plot').nth(3).locator('text[text-anchor=end]:not([y="146"])').allTextContents();
+  assert.deepEqual(scale, ['0', '1', '2'], 'connections are whole');
   const prices = page.locator('tr[data-key="prices"] td');
   await until('what goes on in a namespace', async () => Number((await prices.allTextContents())[4]) > 0);
   assert.ok(await cell(page, '(default)').isVisible(), 'channels without a namespace have a row, too');
@@ -67,6 +70,8 @@ test('the overview shows nodes and moving figures, also in the dark and on a pho
   const dark = await openConsole(t, gateway, { colorScheme: 'dark', viewport: { width: 390, height: 844 } });
   await cell(dark, 'tidegate-1').waitFor();
   assert.ok(await dark.evaluate(() => document.documentElement.scrollWidth <= innerWidth), 'nothing sticks out on a phone');
+  const rows = await dark.locator('nav a').evaluateAll((all) => new Set(all.map((link) => link.offsetTop)).size);
+  assert.equal(rows, 1, 'the links are in one line on a phone');
   await screenshot(dark, 'console-phone-dark');
   assert.deepEqual([...page.complaints, ...dark.complaints], []);
 });
@@ -85,6 +90,9 @@ test('from a channel to its subscriber, and why it did or did not get a publicat
   await page.locator('textarea[name=data]').fill('{"note": "<b>bold</b>"}');
   await page.getByRole('button', { name: 'Publish' }).click();
   await page.getByText('Published at the offset 1.').waitFor();
+  const bottoms = await page.locator('form button, form .said').evaluateAll((all) => all.map((one) => one.getBoundingClientRect().bottom));
+  assert.ok(Math.abs(bottoms[0] - bottoms[1]) < 1, 'the message is level with its button');
+  await page.getByText('1 client, 1 user (anonymous clients count as one)').waitFor();
   const [heard] = await until('it is heard', async () => {
     const all = await client.heard();
     return all.length === 1 && all;
@@ -104,6 +112,8 @@ test('from a channel to its subscriber, and why it did or did not get a publicat
   };
   await explain('open:one', '1');
   await page.locator('.verdict[data-verdict=sent]').waitFor();
+  await explain('open:one', '');
+  await page.locator('.verdict[data-verdict=unknown]').waitFor();
   await explain('open:one', '7');
   await page.getByText("the publication does not exist: the channel's last publication has the offset 1").waitFor();
   await explain('open:two', '');

@@ -389,7 +389,7 @@ LISTED = [
         ["API: broadcast without data"],
     ),
     Listed(
-        "`subscribe`, `unsubscribe`, `disconnect` and `refresh` without a user and a client are refused (107)",
+        "`subscribe`, `unsubscribe`, `disconnect` and `refresh` with neither a user nor a client are refused (107)",
         NOBODY,
         [
             "API: subscribe without a user",

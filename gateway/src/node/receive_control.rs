@@ -46,7 +46,7 @@ impl Node {
         }
     }
 
-    /// Has the other workers shed load, because this worker's largest debtor is smaller than theirs.
+    /// Has the other workers look for debtors to close, because theirs may be larger than this worker's.
     pub(crate) fn have_others_shed(&self, worker: usize) {
         let others = self.inboxes.iter().enumerate().filter(|(index, _)| *index != worker);
         others.for_each(|(_, inbox)| inbox.push(WorkerEvent::Shed));

@@ -25,7 +25,7 @@ use crate::broker::measure::Operation;
 use crate::broker::nats::NatsBroker;
 use crate::broker::{BrokerError, Effective};
 
-/// The number of concurrent writes.
+/// The most writes in flight.
 const TOGETHER: usize = 256;
 
 /// The most changes in one round.

@@ -52,8 +52,7 @@ impl Worker {
         rest
     }
 
-    /// Tells followers that the key was removed, which ends their tracking. Returns 0 if none
-    /// are left, 1 otherwise.
+    /// Tells followers that the key was removed, which ends their tracking. Returns 0 if none are left, 1 otherwise.
     fn deliver_removal(&mut self, news: &KeyUpdate) -> usize {
         let channel = news.prepared.channel();
         let (dismissed, any_left) = self.local.trackers.dismiss(channel.as_str(), &news.key, SWEEP_PIECE);

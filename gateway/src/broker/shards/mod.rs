@@ -42,7 +42,7 @@ impl<T> Shards<T> {
         Self { placement: Arc::new(placement), all: all.into() }
     }
 
-    /// Returns the value of the server that has `name`. Channels, ledgers, sessions and turns are named by the text
+    /// Returns the value of the server that has `name`. Channels, ledgers, sessions and leases are named by the text
     /// between braces in the names of their keys.
     pub fn of(&self, name: &str) -> &T {
         &self.all[self.placement.of(name)]

@@ -111,7 +111,7 @@ impl Deflater {
     /// Appends the compressed payload of a message. Appends nothing and returns false if compression does not make it
     /// smaller: then the message should be sent uncompressed.
     ///
-    /// Any peer can read the result whose window admits the message: see [`super::offer::window_admits`].
+    /// Any peer whose window admits the message can read the result: see [`super::offer::window_admits`].
     pub fn deflate(&mut self, payload: &[u8], out: &mut BytesMut) -> bool {
         // A result that does not fit in the payload's own length is not smaller.
         self.run(payload, WINDOW_BITS_MAX, payload.len(), out)

@@ -31,7 +31,7 @@
 //!    [`Deflater`] makes the compressed variant.
 //!
 //! Compression never keeps a context on either side. A message deflated with a fresh context refers to nothing before
-//! itself, so that any peer can read it whose window it fits: see [`DeflateParams::admits`].
+//! itself, so that any peer whose window it fits can read it: see [`DeflateParams::admits`].
 
 pub mod assemble;
 pub mod deflate;

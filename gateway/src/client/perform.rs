@@ -117,12 +117,12 @@ impl Client {
                     drop(local.node.enter_presence(channel, *info));
                 }
                 // The client left before its join was announced, but others may have seen it in presence.
-                Effect::AnnounceJoined { .. } if self.is_finishing() => {
-                    for (channel, info) in self.session.take_announced() {
-                        if local.context.rules.options(&channel).is_some_and(|options| options.presence) {
-                            let subscribers = local.hub.subscribers(channel.as_str());
-                            local.node.announce_left(channel, info, subscribers);
-                        }
+                Effect::AnnounceJoined { channel, info } if self.is_finishing() => {
+                    let has_presence =
+                        local.context.rules.options(&channel).is_some_and(|options| options.presence);
+                    if self.session.take_announced_in(&channel) && has_presence {
+                        let subscribers = local.hub.subscribers(channel.as_str());
+                        local.node.announce_left(channel, *info, subscribers);
                     }
                 }
                 Effect::AnnounceJoined { channel, info } => {

@@ -409,10 +409,6 @@ impl Session {
             live.known = true;
         }
         if let Some(code) = ended {
-            if let Some(live) = self.subscriptions[at].live_mut() {
-                // Others may have seen the client in presence.
-                live.announced |= given.announced && given.presence;
-            }
             let subscription = self.remove(at);
             return self.end(subscription, code);
         }

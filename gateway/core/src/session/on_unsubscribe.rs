@@ -104,6 +104,11 @@ impl Session {
         announced.iter().map(|&at| (self.subscriptions[at].channel.clone(), self.info_in(at))).collect()
     }
 
+    /// The same for one channel that was joined after that. Returns whether its subscribers have to be told.
+    pub fn take_announced_in(&mut self, channel: &Channel) -> bool {
+        self.find(channel.as_str()).is_ok_and(|at| self.subscriptions[at].take_announced())
+    }
+
     /// Returns the subscriptions that ended with the connection, and those whose end has not been performed yet. The
     /// pending [`Effect::Leave`]s no longer report their end.
     pub fn take_ended(&mut self) -> Vec<(Channel, Ended)> {
@@ -150,8 +155,12 @@ impl Session {
 
     /// Performs the end of a subscription: leaves the channel, hides the subscriber and announces the leave.
     pub(super) fn part(&mut self, mut subscription: Subscription, why: Ended) {
-        let ended = subscription.live_mut().is_some_and(|live| live.known).then_some(why);
-        let info = subscription.take_announced().then(|| Box::new(self.info(subscription.granted())));
+        let (known, announced) =
+            subscription.live_mut().map_or((false, false), |live| (live.known, live.announced));
+        let ended = known.then_some(why);
+        // A client that lives on and was not announced announces no leave: in a large channel, its next join and that leave
+        // would cancel out.
+        let info = announced.then(|| Box::new(self.info(subscription.granted())));
         let was_shown = subscription.live_mut().is_some_and(|live| live.shown);
         let shown = if was_shown { self.shown(&subscription) } else { None };
         let channel = subscription.channel;

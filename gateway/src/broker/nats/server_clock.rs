@@ -14,11 +14,14 @@ use super::moment::now;
 use super::nats_link::NatsLink;
 use super::nats_names::StreamKind;
 use super::stored::{JetStream, JetStreamError, MessageSelector, odd};
+use crate::broker::BrokerError;
 
 /// How long a measurement is used. Clocks of two machines drift apart by a few milliseconds in this time.
 const MEASURED_TTL: Duration = Duration::from_secs(60);
 /// How long a node waits after a measurement that failed.
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
+/// A measurement that took longer is not used: it may be wrong by half of its time.
+const MEASURING_MAX: Duration = Duration::from_secs(1);
 
 /// The server's clock as far as this node knows it: right to half of the time that the measurement took.
 #[derive(Debug, Default)]
@@ -45,6 +48,15 @@ impl ServerClock {
         }
     }
 
+    fn is_known(&self) -> bool {
+        self.state.lock().shown.is_some()
+    }
+
+    /// Notes that the clock could not be measured on this connection.
+    fn failed(&self, connection: u64) {
+        self.state.lock().good = Some((connection, Instant::now() + FAILED_PAUSE));
+    }
+
     fn is_due(&self, connection: u64) -> bool {
         let good = self.state.lock().good;
         good.is_none_or(|(number, until)| number != connection || Instant::now() >= until)
@@ -56,22 +68,24 @@ impl ServerClock {
         if !self.is_due(connection) {
             return;
         }
-        let is_known = self.state.lock().shown.is_some();
         let _alone = match self.measuring.try_lock() {
             Ok(alone) => alone,
-            Err(_) if is_known => return,
+            Err(_) if self.is_known() => return,
             Err(_) => self.measuring.lock().await,
         };
         if !self.is_due(connection) {
             return;
         }
         let measured = measure(jetstream, link, stream, subject).await;
-        let pause = if measured.is_ok() { MEASURED_TTL } else { FAILED_PAUSE };
-        let mut state = self.state.lock();
-        state.good = Some((connection, Instant::now() + pause));
         match measured {
-            Ok(shown) => state.shown = Some(shown),
-            Err(failed) => tracing::debug!(?failed, "the clock of the server could not be read"),
+            Ok(shown) => {
+                let good = Some((connection, Instant::now() + MEASURED_TTL));
+                *self.state.lock() = ClockState { shown: Some(shown), good };
+            }
+            Err(failed) => {
+                self.failed(connection);
+                tracing::debug!(?failed, "the clock of the server could not be read");
+            }
         }
     }
 }
@@ -84,11 +98,18 @@ async fn measure(
     subject: &str,
 ) -> Result<(u64, Instant), JetStreamError> {
     let began = Instant::now();
-    jetstream.put(link, subject.to_owned(), Bytes::new()).await?;
+    let sequence = jetstream.put(link, subject.to_owned(), Bytes::new()).await?;
     // A message that another node has stored since is as good: it was stored between the beginning and the end, too.
     let last = jetstream.get(link, stream, &MessageSelector::Last(subject.to_owned())).await?;
     let stored = last.ok_or_else(|| odd("no message where one was stored"))?;
-    let (ended, half) = (Instant::now(), began.elapsed() / 2);
+    if stored.sequence < sequence {
+        return Err(odd("an older message than the one that was just stored").into());
+    }
+    let (ended, took) = (Instant::now(), began.elapsed());
+    if took > MEASURING_MAX {
+        return Err(BrokerError::Timeout(MEASURING_MAX).into());
+    }
+    let half = took / 2;
     Ok((stored.written.saturating_add(millis(half)), ended))
 }
 
@@ -97,13 +118,28 @@ fn millis(time: Duration) -> u64 {
 }
 
 impl NatsBroker {
-    /// Returns the time by the server's clock, and measures the clock first if that is due.
+    /// Returns the time by the server's clock. Waits for the first measurement; later ones are made aside, so that nobody
+    /// who holds a map waits for them.
     pub(super) async fn server_time(&self) -> u64 {
-        if self.streams.ready(StreamKind::State).await.is_ok() {
-            let (stream, subject) = (self.names.stream(StreamKind::State), self.names.clock());
-            self.clock.measure_if_due(&self.jetstream, &self.link, &stream, &subject).await;
+        if let Ok(connection) = self.link.connection()
+            && self.clock.is_due(connection)
+        {
+            if !self.clock.is_known() {
+                self.measure_clock(connection).await;
+            } else if self.clock.measuring.try_lock().is_ok() {
+                let broker = self.own();
+                tokio::spawn(async move { broker.measure_clock(connection).await });
+            }
         }
         self.clock.now()
+    }
+
+    async fn measure_clock(&self, connection: u64) {
+        if self.streams.ready(StreamKind::State).await.is_err() {
+            return self.clock.failed(connection);
+        }
+        let (stream, subject) = (self.names.stream(StreamKind::State), self.names.clock());
+        self.clock.measure_if_due(&self.jetstream, &self.link, &stream, &subject).await;
     }
 }
 

@@ -242,9 +242,12 @@ impl CachedMaps {
                 self.evict(&mut maps, &name);
             }
         }
-        // Their number has a bound, too.
+        if self.bytes.load(Ordering::Relaxed) <= self.bytes_max {
+            return;
+        }
+        // The number of those in doubt has a bound, too.
         for name in in_doubt {
-            if self.bytes.load(Ordering::Relaxed) <= self.bytes_max {
+            if self.bytes.load(Ordering::Relaxed) <= enough {
                 return;
             }
             tracing::warn!(channel = %name.1, "no memory is left to remember where a channel stood that may have lost changes");

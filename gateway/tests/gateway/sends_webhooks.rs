@@ -316,7 +316,8 @@ async fn a_node_is_killed(over: impl Fn(Description) -> Description) {
     eventually("bob is told", async || webhooks_of(&application).len() == 6).await;
     // A batch is sent once the one before it is marked as sent. The one that is in flight when its sender dies may be
     // sent twice.
-    cyd.subscribe("behind").await;
+    let mut dan = doomed.pusher().await;
+    dan.subscribe("behind").await;
     let is_behind = |event: &Value| event["channel"] == "behind";
     let others = || {
         let mut all = webhooks_of(&application);

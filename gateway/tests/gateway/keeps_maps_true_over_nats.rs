@@ -33,7 +33,7 @@ async fn a_killed_nats_takes_no_key_and_whoever_has_a_map_goes_on() {
         nats.restart();
         set(&there, channel, "a", 3).await;
         holder.comes_to_have(&[("a", 3), ("b", 2)]).await;
-        eventually("it is back", async || there.is_ready().await).await;
+        eventually("it is back", async || here.is_ready().await && there.is_ready().await).await;
         let mut newcomer = Holder::of(&there, channel).await;
         newcomer.comes_to_have(&[("a", 3), ("b", 2)]).await;
         if channel != "ephemeral:a" {

@@ -12,8 +12,14 @@ use tokio::task::JoinSet;
 
 use crate::account::Account;
 use crate::client::Client;
-use crate::gateway::{Gateway, PATIENCE};
+use crate::gateway::{Description, Gateway, PATIENCE, gateway};
 use crate::ledger::Ledger;
+
+/// Returns a gateway whose clients recover everything that history has, however long they could not subscribe: each
+/// refusal beyond that is a fault.
+pub fn recovering_gateway() -> Description {
+    gateway().with("session.recovery_limit_max", 5_000)
+}
 
 /// The interval at which a subscriber stops waiting for a push to look around, so that a quiet channel does not time out.
 const LOOK_UP: Duration = Duration::from_secs(5);

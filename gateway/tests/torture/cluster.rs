@@ -10,8 +10,8 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use tokio::task::block_in_place;
 
-use crate::audience::{Audience, all_ready};
-use crate::gateway::{Gateway, PATIENCE, gateway};
+use crate::audience::{Audience, all_ready, recovering_gateway};
+use crate::gateway::{Gateway, PATIENCE};
 use crate::ledger::Ledger;
 use crate::redis_cluster::RedisCluster;
 use crate::stage::{Make, node};
@@ -75,7 +75,7 @@ pub enum Kind {
 pub async fn play(make: Make, kind: Kind, seed: u64, time: Duration) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut cluster = block_in_place(|| RedisCluster::start_program(&make.program(), MASTERS, 1));
-    let describe = || gateway().over_cluster(&cluster.addresses());
+    let describe = || recovering_gateway().over_cluster(&cluster.addresses());
     let nodes = [node(describe(), "here").await, node(describe(), "there").await];
     all_ready(&nodes).await;
     let mut parts = Vec::with_capacity(MASTERS);

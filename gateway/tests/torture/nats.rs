@@ -11,8 +11,8 @@ use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 use tokio::task::block_in_place;
 
-use crate::audience::{Audience, all_ready};
-use crate::gateway::{Description, Gateway, gateway};
+use crate::audience::{Audience, all_ready, recovering_gateway};
+use crate::gateway::{Description, Gateway};
 use crate::ledger::Ledger;
 use crate::nats_server::NatsServer;
 use crate::play::CHANNELS;
@@ -73,8 +73,9 @@ pub async fn play(kind: Kind, seed: u64, time: Duration) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut server = block_in_place(NatsServer::start);
     let doors = [Relay::to(server.port()).await, Relay::to(server.port()).await];
-    let [here, there] =
-        [0, 1].map(|door: usize| gateway().over_nats(&format!("nats://127.0.0.1:{}", doors[door].port())));
+    let [here, there] = [0, 1].map(|door: usize| {
+        recovering_gateway().over_nats(&format!("nats://127.0.0.1:{}", doors[door].port()))
+    });
     let nodes = [
         node(here.with("nats.timeout_ms", 800), "here").await,
         node(there.with("nats.timeout_ms", 800), "there").await,
@@ -165,7 +166,7 @@ pub async fn play_cluster(seed: u64, time: Duration) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut servers = block_in_place(|| NatsServer::start_cluster(3));
     let urls: Vec<String> = servers.iter().map(NatsServer::url).collect();
-    let describe = || gateway().over_nats(&urls.join(",")).with("nats.replicas", 3);
+    let describe = || recovering_gateway().over_nats(&urls.join(",")).with("nats.replicas", 3);
     let nodes = [node(describe(), "here").await, node(describe(), "there").await];
     all_ready(&nodes).await;
     let ledger = Arc::new(Ledger::new(false));

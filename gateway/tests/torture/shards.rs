@@ -9,8 +9,8 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
-use crate::audience::{Audience, all_ready};
-use crate::gateway::{Gateway, PATIENCE, gateway};
+use crate::audience::{Audience, all_ready, recovering_gateway};
+use crate::gateway::{Gateway, PATIENCE};
 use crate::ledger::Ledger;
 use crate::redis_server::RedisServer;
 use crate::stage::{Make, node};
@@ -54,7 +54,7 @@ pub async fn play(make: Make, seed: u64, time: Duration) {
     let mut rng = StdRng::seed_from_u64(seed);
     let servers = [(); SHARDS].map(|()| RedisServer::start_program(&make.program(), &[]));
     let ports = || servers.iter().map(RedisServer::port);
-    let describe = || gateway().over_shards(ports());
+    let describe = || recovering_gateway().over_shards(ports());
     let nodes = [node(describe(), "here").await, node(describe(), "there").await];
     all_ready(&nodes).await;
     let addresses: Vec<String> = ports().map(|port| format!("127.0.0.1:{port}")).collect();

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::gateway::{Description, Gateway, PATIENCE, gateway};
+use crate::audience::recovering_gateway;
+use crate::gateway::{Description, Gateway, PATIENCE};
 use crate::redis_server::RedisServer;
 use crate::relay::Relay;
 
@@ -53,7 +54,7 @@ impl Stage {
         let (wires, doors) = ways(&servers).await;
         let [here, there] = [0, 1].map(|door: usize| {
             let port = doors[door].port();
-            gateway().over(&format!("redis://{USER}:{PASSWORD}@127.0.0.1:{port}"))
+            recovering_gateway().over(&format!("redis://{USER}:{PASSWORD}@127.0.0.1:{port}"))
         });
         let nodes = [node(here, "here").await, node(there, "there").await];
         let stage = Self { make, servers, master: 0, wires, doors, nodes };
@@ -75,7 +76,7 @@ impl Stage {
         let sentinel = RedisServer::start_sentinel(&servers[0], settings);
         let (wires, doors) = ways(&servers).await;
         let [here, there] = ["here", "there"].map(|name| {
-            let asks = gateway().over_sentinels([sentinel.port()]);
+            let asks = recovering_gateway().over_sentinels([sentinel.port()]);
             node(asks.with("redis.user", USER).with("redis.password", PASSWORD), name)
         });
         let nodes = [here.await, there.await];

@@ -5,10 +5,12 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use gateway_core::map::Suppressed;
+use shared::channel::Channel;
+use shared::position::StreamPosition;
 use tidegate::broker::nats::{NatsConfig, NatsUrl};
 use tidegate::broker::{BrokerError, ChangeRequest, Idempotency};
 
-use crate::harness::{Backend, Nats, channel, eventually};
+use crate::harness::{Backend, Nats, Node, channel, eventually};
 use crate::keys::{STAYING, all, change, read, remove, set};
 use crate::nats_maps::{EXPIRING, log_of, long, top, try_change, values};
 use crate::nats_server::{NatsServer, recent_program};
@@ -109,6 +111,16 @@ fn delete(nats: &Nats, subject: &str, which: &str) {
     nats.server.ask("$JS.API.STREAM.MSG.DELETE.tidegate_keys_staying", &asked);
 }
 
+/// Sets three keys and deletes the last message of the channel's log. Returns where the channel stood before.
+async fn three_keys_of_which_the_last_is_lost(nats: &Nats, node: &Node, a: &Channel) -> StreamPosition {
+    for number in 1..=3 {
+        change(node, a, set(&format!("k{number}"), "1"), STAYING).await;
+    }
+    let before = top(node, a, STAYING).await;
+    delete(nats, &log_of(nats, "tidegate_keys_staying", "a").0, "last");
+    before
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_epoch_whose_log_has_lost_changes_is_left_although_the_first_attempt_fails() {
     // A server before 2.10 names no last message of a subject whose last one was deleted.
@@ -120,11 +132,7 @@ async fn an_epoch_whose_log_has_lost_changes_is_left_although_the_first_attempt_
     let node = nats.node();
     let a = channel("a");
     node.listens().await;
-    for number in 1..=3 {
-        change(&node, &a, set(&format!("k{number}"), "1"), STAYING).await;
-    }
-    let before = top(&node, &a, STAYING).await;
-    delete(&nats, &log_of(&nats, "tidegate_keys_staying", "a").0, "last");
+    let before = three_keys_of_which_the_last_is_lost(&nats, &node, &a).await;
     // Nothing can be written, although everything can be read.
     relay.silence();
     let read_now = async || node.broker.read_state(a.clone(), all(10), STAYING).await;
@@ -152,11 +160,7 @@ async fn an_epoch_in_which_others_went_on_after_changes_were_lost_is_left() {
     let node = nats.node();
     let a = channel("a");
     node.listens().await;
-    for number in 1..=3 {
-        change(&node, &a, set(&format!("k{number}"), "1"), STAYING).await;
-    }
-    let before = top(&node, &a, STAYING).await;
-    delete(&nats, &log_of(&nats, "tidegate_keys_staying", "a").0, "last");
+    let before = three_keys_of_which_the_last_is_lost(&nats, &node, &a).await;
     let fresh = nats.node();
     fresh.listens().await;
     let again = change(&fresh, &a, set("k4", "1"), STAYING).await.position.expect("a position");
